@@ -1,0 +1,327 @@
+"""The front door: one command line. Each sub-command imports its program only when it is called."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from vision.errors import BinsightError
+
+__version__ = "0.1.0"
+
+app = typer.Typer(
+    name="binsight",
+    help="Eyes for smart bins, and one honest set of numbers for the city.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+edge = typer.Typer(no_args_is_help=True, help="The bin: camera in, lid moves, events out.")
+hub = typer.Typer(no_args_is_help=True, help="The hub: take events in, compute statistics, show them.")
+app.add_typer(edge, name="edge")
+app.add_typer(hub, name="hub")
+
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file; see configs/.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. recipe.epochs=5.")
+]
+Data = Annotated[Path, typer.Option("--data", help="Folder with a splits.csv, or with one sub-folder for each label.")]
+LabelMap = Annotated[Path | None, typer.Option("--label-map", help='JSON file: {"name in the data": "label" or null}.')]
+Bundle = Annotated[Path | None, typer.Option("--bundle", help="Model bundle; the one that ships by default.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of onnxruntime.")]
+
+
+class Format(StrEnum):
+    """How rows are printed."""
+
+    table = "table"
+    jsonl = "jsonl"
+
+
+class Engine(StrEnum):
+    """Where aggregation runs."""
+
+    ray = "ray"
+    local = "local"
+
+
+@app.command()
+def train(
+    config: Config = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder; a stopped run in it is continued.")] = None,
+    override: Overrides = None,
+) -> None:
+    """Fine-tune a classifier on labelled photographs; continues where a killed run stopped."""
+    from configs import load
+    from training.config import TrainConfig
+    from training.recipes.finetune import finetune
+    from training.report import write_report
+
+    extra = [f"out={out}"] if out else []
+    settings = load(TrainConfig, config, [*(override or []), *extra])
+    last = finetune(settings)
+    page = write_report(settings.out)
+    print(
+        f"val accuracy {last['val_accuracy']:.4f}; report: {page}; "
+        f"next: binsight export {settings.out} --out float.onnx"
+    )
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    out: Annotated[Path, typer.Option("--out", help="Bundle to write.")],
+) -> None:
+    """Export a run as a float bundle: ONNX, manifest inside, checked against torch on every val picture."""
+    from training.export import export as export_run
+
+    manifest = export_run(run, out, watch=_bar("exporting"))
+    val = manifest.metrics["val"]
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.2f} MB, {manifest.precision}, val accuracy {val['accuracy']:.4f}, "
+        f"greatest logit difference to torch {manifest.metrics['torch_logit_difference']:.1e}"
+    )
+
+
+@app.command()
+def quantize(
+    bundle: Annotated[Path, typer.Argument(help="Float bundle.")],
+    run: Annotated[
+        Path, typer.Option("--run", help="The training run it came from: its data calibrates and measures.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Int8 bundle to write.")],
+) -> None:
+    """Quantise a float bundle to int8, measure it anew and stamp what was measured."""
+    from training.data import open_training_data
+    from training.quantize import quantize as quantize_bundle
+    from training.recipes.finetune import load_trained
+
+    _, _, settings = load_trained(run)
+    train_set, val = open_training_data(settings.data, settings.seed, run / "pictures")
+    manifest = quantize_bundle(bundle, out, train_set, val, watch=_bar("quantising"))
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, int8, val accuracy {manifest.metrics['val']['accuracy']:.4f}")
+
+
+@app.command()
+def evaluate(
+    data: Data,
+    bundle: Bundle = None,
+    split: Annotated[str, typer.Option("--split", help="Split to measure; empty for all pictures.")] = "val",
+    label_map: LabelMap = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for evaluation.json and a report page.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="JSON lines: path, truth, label, confidence.")
+    ] = None,
+    threads: Threads = 2,
+) -> None:
+    """Measure a bundle on labelled pictures, exactly as a bin would see them."""
+    from training.evaluate import evaluate as evaluate_bundle
+    from training.report import write_evaluation
+    from vision.datasets import open_dataset, read_label_map
+
+    dataset = open_dataset(data, read_label_map(label_map) if label_map else None)
+    dataset = dataset.select(split) if split else dataset
+    chosen = _bundle(bundle)
+    result = evaluate_bundle(chosen, dataset, threads, _bar("evaluating"))
+    if predictions:
+        rows = zip(dataset.samples, result.predictions, strict=True)
+        lines = [{"path": str(s.path), "truth": s.label, "label": p.label, "confidence": p.confidence} for s, p in rows]
+        predictions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if out:
+        print(f"report: {write_evaluation(out, chosen, dataset, result)}", file=sys.stderr)
+    print(json.dumps({**result.figures, "left_out": dict(dataset.left_out)}, indent=1))
+
+
+@app.command()
+def classify(
+    paths: Annotated[list[Path], typer.Argument(help="Pictures and folders of pictures.", metavar="PATH...")],
+    bundle: Bundle = None,
+    format: Annotated[Format, typer.Option("--format", help="Rows for people or JSON lines.")] = Format.table,
+    threads: Threads = 2,
+) -> None:
+    """Say what is on each picture: a row, or a JSON line, each.
+
+    A picture that cannot be read is a line with its error. Exits with 1 only if none could be read.
+    """
+    from edge_runtime.app import classify_paths
+
+    read = 0
+    for row in classify_paths(paths, _bundle(bundle), threads):
+        read += "error" not in row
+        if format is Format.jsonl:
+            print(json.dumps(row), flush=True)
+        elif "error" in row:
+            print(f"{row['path']}  error: {row['error']}", flush=True)
+        else:
+            print(
+                f"{row['path']}  {row['label']:<10} {row['confidence']:6.1%}  "
+                f"{row['decision']:<8} unknown {row['unknown_score']:.3f}",
+                flush=True,
+            )
+    if not read:
+        raise typer.Exit(1)
+
+
+@app.command()
+def simulate(
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Write a contact sheet (PNG or JPEG) here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write a labelled set of pictures into this folder.")
+    ] = None,
+    images: Annotated[int, typer.Option("--images", min=10, help="Pictures in the set.")] = 1000,
+    labels: Annotated[str, typer.Option("--labels", help="Comma-separated; all by default.")] = "",
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+) -> None:
+    """Render pictures with the procedural bin camera."""
+    import cv2
+
+    from vision.errors import ConfigError
+    from vision.simulator.catalogue import CATALOGUE
+    from vision.simulator.dataset import contact_sheet, simulator_dataset
+    from vision.taxonomy import MATERIALS_1
+
+    chosen = MATERIALS_1.ordered(labels.split(",")) if labels else tuple(CATALOGUE)
+    if sheet:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        if not cv2.imwrite(str(sheet), contact_sheet(8, seed, chosen)):
+            raise ConfigError(
+                f"--sheet {sheet}: could not be written; name a .png or .jpg in a folder you may write to"
+            )
+        print(sheet)
+    if out:
+        dataset = simulator_dataset(out, images, seed, chosen)
+        print(f"{out}: {len(dataset.samples)} pictures, {dict(dataset.counts())}")
+    if not sheet and not out:
+        raise ConfigError("nothing to do: name --sheet or --out")
+
+
+@edge.command("run")
+def edge_run(
+    config: Config = None,
+    override: Overrides = None,
+    drain_s: Annotated[
+        float, typer.Option("--drain-s", help="After the camera ends: seconds to wait for the hub.")
+    ] = 30.0,
+) -> None:
+    """Run a bin until its camera ends or it is stopped."""
+    from configs import load
+    from edge_runtime.app import run
+    from edge_runtime.config import EdgeConfig
+
+    health = run(load(EdgeConfig, config, override or []), drain_s)
+    print(f"{health.bin_id}: {health.items} items, {health.outbox_depth} waiting for the hub, {health.faults} faults")
+
+
+@hub.command("serve")
+def hub_serve(config: Config = None, override: Overrides = None) -> None:
+    """Take batches in and show the statistics; prints its address."""
+    from cluster.app import serve
+    from cluster.config import HubConfig
+    from configs import load
+
+    serve(load(HubConfig, config, override or []))
+
+
+@hub.command("aggregate")
+def hub_aggregate(
+    config: Config = None,
+    override: Overrides = None,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="Ray tasks, or the same kernel in this process.")
+    ] = Engine.ray,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="A running Ray cluster; a local one by default.")
+    ] = None,
+) -> None:
+    """Compute the fleet's statistics from all events."""
+    from cluster.app import aggregate
+    from cluster.config import HubConfig
+    from configs import load
+
+    done = aggregate(load(HubConfig, config, override or []), engine.value, ray_address)
+    print(f"{done.events} events in {done.parts} parts -> {done.rows} rows with {done.engine} in {done.seconds:.1f} s")
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Train on and show these photographs instead of the simulator's.")
+    ] = None,
+    bins: Annotated[int, typer.Option("--bins", min=1, help="Simulated bins.")] = 10,
+    items: Annotated[int, typer.Option("--items", min=2, help="Items dropped into each bin.")] = 12,
+    weights: Annotated[str, typer.Option("--weights", help="'scratch', 'torchvision' or a weights file.")] = "scratch",
+    port: Annotated[int, typer.Option("--port", help="Of the hub; 0 takes a free one.")] = 8040,
+    folder: Annotated[Path, typer.Option("--folder", help="Everything is written here; begun anew each time.")] = Path(
+        "runs/demo"
+    ),
+    exit: Annotated[bool, typer.Option("--exit", help="End when done; non-zero if anything did not add up.")] = False,
+) -> None:
+    """Show the whole line: train, export, quantise, ten bins, one killed hard, a hub, statistics, a page."""
+    from binsight_demo import run_demo
+
+    if not run_demo(data, bins, items, weights, port, folder, exit):
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line; errors that a user can act on are one line and exit code 2."""
+    try:
+        app()
+    except BinsightError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(f"error: this command needs {error.name}: pip install 'binsight[{extra}]'", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+_EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "onnx", "onnxscript", "safetensors", "matplotlib", "jinja2"), "train"),
+    **dict.fromkeys(("onnxruntime", "apsw", "httpx2"), "edge"),
+    **dict.fromkeys(("fastapi", "uvicorn", "deltalake", "duckdb", "ray", "pyarrow"), "cluster"),
+}
+
+
+def _bundle(bundle: Path | None) -> Path:
+    from edge_runtime.config import DEFAULT_BUNDLE
+
+    return bundle or DEFAULT_BUNDLE
+
+
+def _bar(what: str) -> Any:
+    """Return a watcher that shows progress on a terminal and nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return lambda pictures: track(pictures, what, console=console, disable=not console.is_terminal)
+
+
+if __name__ == "__main__":
+    main()

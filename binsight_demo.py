@@ -1,0 +1,249 @@
+"""`binsight demo`: the whole line from photographs to statistics, through the same commands that a user types.
+
+It drives the three programs from outside and knows only their commands, their files and the hub's address. What it
+checks at the end is the truth that the simulated chutes kept on disk against what the hub publishes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vision.errors import BinsightError, ConfigError
+from vision.simulator.world import LedgerLine, read_ledger
+
+# Small enough to train from nothing in a minute or two on two cores.
+SIMULATOR_RECIPE = ("data.simulator_images=2000", "model.size_px=96", "recipe.epochs=14", "recipe.learning_rate=0.002")
+PHOTOGRAPH_RECIPE = ("model.size_px=128", "recipe.epochs=6", "recipe.learning_rate=0.002")
+COMMON_RECIPE = ("recipe.ema_decay=0.98", "recipe.mixup_alpha=0", "recipe.augment=0.6")
+BIN_FPS = 8.0
+PATIENCE_S = 300.0
+
+console = Console(highlight=False)
+
+
+@dataclass(slots=True)
+class _Bin:
+    """One simulated bin: its files and its process."""
+
+    name: str
+    config: Path
+    state: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        log = (self.state.parent / f"{self.name}.log").open("ab")
+        with log:
+            self.process = subprocess.Popen(
+                _command("edge", "run", "--config", str(self.config)), stdout=log, stderr=log
+            )
+
+    def kill(self) -> None:
+        """SIGKILL: no handler runs, nothing is flushed."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def ledger(self) -> list[LedgerLine]:
+        return read_ledger(self.state / "truth.jsonl")
+
+
+def run_demo(
+    data: Path | None, bins: int, items: int, weights: str, port: int, folder: Path, exit_when_done: bool
+) -> bool:
+    """Run the demo; return True if every item dropped in is in the statistics exactly once.
+
+    Args:
+        data: photographs to train on and to show; None for the simulator's.
+        bins, items: how many bins, and items dropped into each.
+        weights: initial weights: "scratch", "torchvision" or a file.
+        port: of the hub; 0 takes a free one.
+        folder: where everything is written; what an earlier demo left there is removed.
+        exit_when_done: end instead of serving the page until Ctrl-C.
+
+    Raises:
+        BinsightError: a step failed; the message names it and its log.
+    """
+    began = time.monotonic()
+    _begin_anew(folder)
+    console.rule("1 · train")
+    source = (f"data.root={data.resolve()}", *PHOTOGRAPH_RECIPE) if data else SIMULATOR_RECIPE
+    settings = [part for key in (*source, *COMMON_RECIPE, f"model.weights={weights}") for part in ("--set", key)]
+    _step("train", "--out", str(folder / "run"), *settings)
+    console.rule("2 · export and quantise")
+    _step("export", str(folder / "run"), "--out", str(folder / "float.onnx"))
+    _step("quantize", str(folder / "float.onnx"), "--run", str(folder / "run"), "--out", str(folder / "int8.onnx"))
+    with _hub(folder, port) as address:
+        console.rule(f"3 · {bins} bins, {items} items each")
+        fleet = [_make_bin(folder, index, items, data, address) for index in range(bins)]
+        try:
+            killed = _watch(fleet, items)
+        finally:
+            for member in fleet:
+                member.kill()
+        console.rule("4 · aggregate with Ray")
+        _step("hub", "aggregate", "--set", f"lake={folder / 'lake'}")
+        console.rule("5 · does it add up?")
+        adds_up = _check(fleet, folder, items, killed)
+        console.print(f"the page: [bold]{address}[/]   ({time.monotonic() - began:.0f} s in all)")
+        if not exit_when_done:
+            console.print("serving until Ctrl-C")
+            _serve_until_interrupted()
+    return adds_up
+
+
+def _begin_anew(folder: Path) -> None:
+    mark = folder / ".binsight-demo"
+    if folder.exists() and any(folder.iterdir()) and not mark.exists():
+        raise ConfigError(f"--folder {folder}: holds files that are not a demo's; name an empty or a new folder")
+    # Simulator pictures are kept: rendering them is the same work each time.
+    pictures, kept = folder / "run" / "pictures", folder.with_name(f".{folder.name}-pictures")
+    if pictures.is_dir():
+        shutil.rmtree(kept, ignore_errors=True)
+        pictures.rename(kept)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    mark.touch()
+    if kept.is_dir():
+        pictures.parent.mkdir()
+        kept.rename(pictures)
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "binsight", *arguments]
+
+
+def _step(*arguments: str) -> None:
+    """Run one of our own commands in the foreground."""
+    console.print(f"[dim]$ binsight {' '.join(arguments)}[/]", soft_wrap=True)
+    done = subprocess.run(_command(*arguments), check=False)
+    if done.returncode:
+        raise BinsightError(f"'binsight {' '.join(arguments[:2])}' failed with exit code {done.returncode}; see above")
+
+
+@contextmanager
+def _hub(folder: Path, port: int) -> Iterator[str]:
+    with (folder / "hub.log").open("wb") as log:
+        settings = ["--set", f"lake={folder / 'lake'}", "--set", f"port={port}"]
+        process = subprocess.Popen(_command("hub", "serve", *settings), stdout=subprocess.PIPE, stderr=log)
+    try:
+        line = process.stdout.readline().decode() if process.stdout else ""
+        if not line.startswith("hub: "):
+            raise BinsightError(f"the hub did not start: {(folder / 'hub.log').read_text().strip()[-400:]}")
+        yield line.removeprefix("hub: ").strip()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _make_bin(folder: Path, index: int, items: int, data: Path | None, address: str) -> _Bin:
+    name = f"bin-{index + 1:02}"
+    camera: dict[str, Any] = {"width_px": 320, "height_px": 240, "fps": BIN_FPS, "items": items, "seed": index}
+    if data:
+        camera |= {
+            "kind": "folder",
+            "source": str(data.resolve()),
+            "split": "val" if (data / "splits.csv").is_file() else "",
+        }
+    else:
+        camera |= {"kind": "simulator"}
+    member = _Bin(name, folder / "bins" / f"{name}.yaml", folder / "bins" / name)
+    member.config.parent.mkdir(exist_ok=True)
+    document = {
+        "bin_id": name,
+        "state": str(member.state),
+        "bundle": str(folder / "int8.onnx"),
+        "threads": 1,
+        "camera": camera,
+        "uplink": {"url": address},
+    }
+    member.config.write_text(json.dumps(document, indent=1))  # JSON is YAML
+    return member
+
+
+def _watch(fleet: list[_Bin], items: int) -> str:
+    """Start the bins, kill one with SIGKILL while an item lies in it, wait for all; return what was killed when."""
+    for member in fleet:
+        member.start()
+    victim, story = fleet[min(1, len(fleet) - 1)], ""
+    deadline = time.monotonic() + PATIENCE_S
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("items served", total=items * len(fleet))
+        while any(member.process and member.process.poll() is None for member in fleet):
+            lines = victim.ledger()
+            if not story and lines and lines[-1].what == "dropped" and lines[-1].index >= items // 2:
+                victim.kill()
+                story = (
+                    f"{victim.name} was killed (SIGKILL) while item {lines[-1].index + 1} lay in it, and started again"
+                )
+                progress.console.print(f"[yellow]{story}[/]")
+                victim.start()
+            progress.update(bar, completed=sum(line.what == "cleared" for m in fleet for line in m.ledger()))
+            if time.monotonic() > deadline:
+                raise BinsightError(f"the bins are not done after {PATIENCE_S:.0f} s; see {victim.state.parent}/*.log")
+            time.sleep(0.05)
+        progress.update(bar, completed=sum(line.what == "cleared" for m in fleet for line in m.ledger()))
+    if failed := [m.name for m in fleet if m.process and m.process.returncode]:
+        raise BinsightError(f"{', '.join(failed)} failed; see {victim.state.parent}/*.log")
+    return story
+
+
+def _check(fleet: list[_Bin], folder: Path, items: int, killed: str) -> bool:
+    """Compare the truth of every chute with the hub's statistics; print what was found."""
+    from cluster import stats  # noqa: PLC0415  the hub's libraries are loaded only now
+    from cluster.lake import Lake  # noqa: PLC0415
+
+    lake = Lake(folder / "lake")
+    counted = {row["bin_id"]: row["items"] for row in stats.query(lake, ["bin_id"])}
+    gaps = {row["bin_id"]: row["missing"] for row in stats.bins(lake)}
+    seen = stats.labels_in_order(lake)
+    doubles = stats.doubles(lake)
+    table = Table(
+        "bin", "dropped in", "in the statistics", "missing", "label right", title="truth of the chutes against the hub"
+    )
+    adds_up, right, total = doubles == 0 and bool(killed), 0, 0
+    for member in fleet:
+        truth = [line.label for line in member.ledger() if line.what == "dropped"]
+        unserved = [line for line in member.ledger() if line.what == "missed"]
+        hits = sum(a == b for a, b in zip(truth, seen.get(member.name, []), strict=False))
+        good = len(truth) == items == counted.get(member.name, 0) and gaps.get(member.name) == 0 and not unserved
+        adds_up, right, total = adds_up and good, right + hits, total + len(truth)
+        cells = (
+            member.name,
+            len(truth),
+            counted.get(member.name, 0),
+            gaps.get(member.name, "-"),
+            f"{hits} of {len(truth)}",
+        )
+        table.add_row(*map(str, cells), style="" if good else "bold red")
+    console.print(table)
+    console.print(killed or "[red]no bin was killed[/]")
+    console.print(
+        f"{total} items dropped in, {sum(counted.values())} in the statistics, {doubles} twice; label right: {right}"
+    )
+    console.print("[green]it adds up[/]" if adds_up else "[bold red]it does not add up[/]")
+    return adds_up
+
+
+def _serve_until_interrupted() -> None:
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        console.print("stopping")

@@ -1,0 +1,1 @@
+"""The hub: batches in, an event lake, statistics on Ray, one page."""

@@ -1,0 +1,97 @@
+"""HTTP: one door for bins, a few questions for people and programs, one page."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+
+from cluster import stats
+from cluster.config import HubConfig
+from cluster.ingest import Ingest
+from cluster.lake import Lake
+from vision.errors import BinsightError, ConfigError, WireError
+from vision.events import decode_batch, encode_receipt
+
+_DASHBOARD = Path(__file__).parent / "dashboard"
+MAX_BODY_BYTES = 2 * 1024 * 1024
+
+
+def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> FastAPI:
+    """Return the hub's ASGI application.
+
+    Args:
+        config: token and commit sizes.
+        lake: where events go.
+        now_utc_ms: the hub's clock.
+    """
+    ingest = Ingest(lake, now_utc_ms, config.commit_interval_s, config.commit_events)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        committer = asyncio.create_task(ingest.run())
+        yield
+        committer.cancel()
+        with suppress(asyncio.CancelledError):
+            await committer
+
+    app = FastAPI(title="binsight hub", lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    app.mount("/vendor", StaticFiles(directory=_DASHBOARD / "vendor"), name="vendor")
+
+    @app.exception_handler(BinsightError)
+    async def explain(_: Request, error: BinsightError) -> JSONResponse:
+        status = 400 if isinstance(error, WireError | ConfigError) else 503
+        return JSONResponse({"error": str(error)}, status_code=status)
+
+    @app.post("/v1/batches")
+    async def take_batch(request: Request) -> Response:
+        """Take one batch; 200 with a receipt means durable."""
+        if config.token is not None:
+            given = request.headers.get("authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {config.token}".encode()):
+                raise HTTPException(401, "this hub asks for a token")
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise HTTPException(413, f"more than {MAX_BODY_BYTES} bytes")
+        batch = decode_batch(bytes(body))
+        return Response(encode_receipt(await ingest.accept(batch)), media_type="application/json")
+
+    @app.get("/v1/statistics")
+    def statistics(by: Annotated[list[str], Query()], format: str = "json") -> Response:
+        """Count items by one to three columns; `format` is json or csv."""
+        rows = stats.query(lake, by)
+        if format == "csv":
+            return PlainTextResponse(stats.as_csv(rows), media_type="text/csv")
+        return JSONResponse({"by": by, "method": "count; 95 % Wilson interval of the share", "rows": rows})
+
+    @app.get("/v1/bins")
+    def bins() -> dict[str, Any]:
+        """Completeness of each bin's events."""
+        return {"rows": stats.bins(lake)}
+
+    @app.get("/v1/health")
+    def health() -> dict[str, Any]:
+        """What the hub has taken since its start, and how far the statistics are behind."""
+        return {
+            "ingest": asdict(ingest.counters),
+            "events_version": lake.version("events"),
+            "statistics_of_version": lake.events_version_of(stats.ITEMS),
+            "now_utc_ms": now_utc_ms(),
+        }
+
+    @app.get("/", response_class=HTMLResponse)
+    def page() -> FileResponse:
+        """Show the statistics to people."""
+        return FileResponse(_DASHBOARD / "index.html", media_type="text/html")
+
+    return app

@@ -1,0 +1,28 @@
+"""What `binsight hub --config` reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from configs import StrictModel
+
+
+class HubConfig(StrictModel):
+    """The whole of one hub.
+
+    Attributes:
+        lake: folder of the Delta tables.
+        host, port: where the hub listens; port 0 takes a free one and prints it.
+        token: bearer token that bins must bring; None takes every bin (for a closed network).
+        commit_interval_s: batches that arrive within it share one durable commit.
+        commit_events: a commit is not made larger than this.
+    """
+
+    lake: Path = Path("runs/hub/lake")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8040, ge=0, le=65535)
+    token: str | None = None
+    commit_interval_s: float = Field(default=0.25, ge=0, le=10)
+    commit_events: int = Field(default=50_000, ge=1)

@@ -1,0 +1,30 @@
+"""The same kernel as Ray tasks. The hub's only address of ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+import ray
+
+from cluster.aggregate import Statistics, merge, partial
+
+
+def aggregate_with_ray(parts: Sequence[Sequence[str]], address: str | None = None) -> Statistics:
+    """Aggregate each part of the lake in a Ray task and merge the results.
+
+    Args:
+        parts: lists of Parquet files; one task each. On a cluster every node must reach the lake by the same path.
+        address: of a running Ray cluster; None starts a local one for this call.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(
+        address=address, include_dashboard=False if address is None else None, log_to_driver=False,
+        logging_level=logging.ERROR, configure_logging=False,
+    )  # fmt: skip
+    try:
+        task = ray.remote(partial)
+        return merge(ray.get([task.remote(list(files)) for files in parts]))
+    finally:
+        ray.shutdown()

@@ -1,0 +1,150 @@
+"""Delta Lake tables on disk: events, and the statistics made from them. The hub's only address of deltalake.
+
+deltalake does not fsync on a local disk: a simulated power cut lost every acknowledged commit. `append` therefore syncs
+the files a commit added, its log entry and their folders before it returns.
+
+The high-water mark of an outbox is stored in the very commit that stores its events (a Delta application transaction),
+so a hub keeps no state of its own and cannot take a batch twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from vision.errors import StorageError
+from vision.events import Batch, ItemEvent
+
+_ARROW = {"int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "float": pa.float64()}
+# `extra` holds the fields of newer bins as JSON text.
+EVENT_SCHEMA = pa.schema(
+    [
+        ("outbox_id", pa.string()),
+        ("seq", pa.int64()),
+        ("bin_id", pa.string()),
+        ("outbox_dropped", pa.int64()),
+        ("received_utc_ms", pa.int64()),
+        ("arrival_date", pa.string()),
+        *((f.name, _ARROW[str(f.type)]) for f in fields(ItemEvent) if f.name != "extra"),
+        ("extra", pa.string()),
+    ]
+)
+
+
+class Lake:
+    """The event table and the statistics tables of one hub.
+
+    Args:
+        root: folder; made if missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def high_water_mark(self, outbox_id: str) -> int:
+        """Return the greatest event number of an outbox that is durable here, 0 for an unknown one."""
+        table = self._open("events")
+        return int((table.transaction_version(outbox_id) if table else None) or 0)
+
+    def append(self, batches: Sequence[Batch], received_utc_ms: int) -> None:
+        """Store batches in one durable commit, with the new high-water marks.
+
+        Args:
+            batches: only events above the marks; several batches of one outbox in rising order.
+            received_utc_ms: time of arrival, UTC.
+
+        Raises:
+            StorageError: nothing may be acknowledged.
+        """
+        marks = {b.outbox_id: b.events[-1][0] for b in batches}
+        self._commit("events", events_table(batches, received_utc_ms), "append", marks, {}, ["arrival_date"])
+
+    def replace_statistics(self, name: str, table: pa.Table, events_version: int) -> None:
+        """Replace a statistics table, noting the version of the events that it was computed from."""
+        self._commit(name, table, "overwrite", {}, {"events_version": str(events_version)}, None)
+
+    def files(self, name: str) -> list[str]:
+        """Return the Parquet files of a table's newest version; empty if there is no such table."""
+        table = self._open(name)
+        return sorted(table.file_uris()) if table else []
+
+    def files_by_arrival(self) -> dict[str, list[str]]:
+        """Return the event files of each arrival date: the unit of aggregation."""
+        groups: dict[str, list[str]] = {}
+        for uri in self.files("events"):
+            groups.setdefault(Path(uri).parent.name.partition("=")[2], []).append(uri)
+        return groups
+
+    def version(self, name: str) -> int:
+        """Return the newest version of a table, -1 if there is none."""
+        table = self._open(name)
+        return int(table.version()) if table else -1
+
+    def events_version_of(self, name: str) -> int:
+        """Return the version of the events that a statistics table was computed from, -1 if there is none."""
+        table = self._open(name)
+        return int(table.history(1)[0].get("events_version", -1)) if table else -1
+
+    def _open(self, name: str) -> DeltaTable | None:
+        try:
+            return DeltaTable(str(self._root / name))
+        except TableNotFoundError:
+            return None
+        except (DeltaError, OSError) as error:
+            raise StorageError(f"{self._root / name}: the lake cannot be read ({error})") from error
+
+    def _commit(
+        self, name: str, table: pa.Table, mode: str, marks: Mapping[str, int], metadata: dict[str, str],
+        partition_by: list[str] | None,
+    ) -> None:  # fmt: skip
+        path = self._root / name
+        properties = CommitProperties(
+            custom_metadata=metadata, app_transactions=[Transaction(app, version) for app, version in marks.items()]
+        )
+        try:
+            # A table that is not there yet is made by the same call.
+            write_deltalake(str(path), table, mode=mode, partition_by=partition_by, commit_properties=properties)
+            _sync(path, DeltaTable(str(path)).version())
+        except (DeltaError, OSError) as error:
+            raise StorageError(f"{path}: the commit failed ({error})") from error
+
+
+def events_table(batches: Sequence[Batch], received_utc_ms: int) -> pa.Table:
+    """Return batches as one Arrow table of EVENT_SCHEMA."""
+    day = datetime.fromtimestamp(received_utc_ms / 1000, UTC).date().isoformat()
+    rows = []
+    for batch in batches:
+        head = {"outbox_id": batch.outbox_id, "bin_id": batch.bin_id, "outbox_dropped": batch.dropped}
+        for seq, event in batch.events:
+            row = {name: getattr(event, name) for name in _EVENT_FIELDS}
+            extra = json.dumps(dict(event.extra), sort_keys=True) if event.extra else None
+            rows.append(
+                {**row, **head, "seq": seq, "received_utc_ms": received_utc_ms, "arrival_date": day, "extra": extra}
+            )
+    return pa.Table.from_pylist(rows, schema=EVENT_SCHEMA)
+
+
+_EVENT_FIELDS = tuple(f.name for f in fields(ItemEvent) if f.name != "extra")
+
+
+def _sync(table: Path, version: int) -> None:
+    """fsync what one commit wrote: data files, log entry, and every folder up to the lake's own."""
+    log = table / "_delta_log" / f"{version:020}.json"
+    actions = [json.loads(line) for line in log.read_text().splitlines()]
+    written = [table / action["add"]["path"] for action in actions if "add" in action]
+    folders = {table.parent, table, log.parent, *(path.parent for path in written)}
+    for path in (*written, log, *folders):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,85 @@
+"""The only reader of YAML. Knows no model of ours: a caller brings the pydantic class that its file must fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vision.errors import ConfigError
+
+CONFIG_FOLDER = Path(__file__).parent
+M = TypeVar("M", bound=BaseModel)
+
+
+class StrictModel(BaseModel):
+    """Base of every configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
+    """Read a YAML file into a model; `key.path=value` overrides win over the file.
+
+    Args:
+        model: pydantic class with `extra="forbid"`.
+        path: the file; None for the model's own defaults.
+        overrides: like "recipe.epochs=3"; the value is read as YAML.
+
+    Raises:
+        ConfigError: names file, key path and reason.
+    """
+    source = str(path) if path else "command line"
+    document: Any = {}
+    if path:
+        try:
+            document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        if not isinstance(document, dict):
+            raise ConfigError(f"{path}: expected keys and values at the top, found {type(document).__name__}")
+    for item in overrides:
+        _override(document, item)
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        reasons = [f"{'.'.join(map(str, e['loc'])) or '(top)'}: {_reason(e, model)}" for e in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(reasons)) from error
+
+
+def _override(document: dict[str, Any], item: str) -> None:
+    key, equals, text = item.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {item!r}: write key.path=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = document.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"--set {item!r}: {parent} is a value, not a section")
+        document = below
+    try:
+        document[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {item!r}: {text!r} is not valid YAML") from error
+
+
+def _reason(error: Any, model: type[BaseModel]) -> str:
+    if error["type"] != "extra_forbidden":
+        return str(error["msg"])
+    known = _fields_at(model, error["loc"][:-1])
+    return "unknown key" + (f"; known here: {', '.join(known)}" if known else "")
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)

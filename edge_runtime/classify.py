@@ -1,0 +1,77 @@
+"""A verified bundle as a classifier. The bin's only address of onnxruntime."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from vision.bundle import Manifest, bundle_digest, probe_frame, read_manifest
+from vision.decision import Decision, Prediction, decide, to_prediction
+from vision.errors import BundleError
+from vision.frames import Pixels
+from vision.preprocess import preprocess
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """One classified picture with its stage times."""
+
+    prediction: Prediction
+    decision: Decision
+    preprocess_ms: float
+    inference_ms: float
+
+
+class Classifier:
+    """Loads a bundle, has it prove itself, then classifies frames.
+
+    Args:
+        bundle: path of the ONNX file.
+        threads: of onnxruntime.
+
+    Raises:
+        BundleError: damaged, of an unknown schema, of another precision than it says, or it does not reproduce its
+            known answer on this machine.
+    """
+
+    def __init__(self, bundle: Path, threads: int = 2) -> None:
+        self.manifest: Manifest = read_manifest(bundle)
+        self.digest = bundle_digest(bundle)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(bundle), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise BundleError(f"{bundle}: onnxruntime refuses the graph: {error}") from error
+        self._prove(bundle)
+
+    def classify(self, pixels_hwc: Pixels) -> Classified:
+        """Classify one picture: uint8, height x width x 3, BGR."""
+        m, started = self.manifest, time.perf_counter()
+        x_nhwc = preprocess(pixels_hwc, m.preprocess)
+        ready = time.perf_counter()
+        logits_nk, embedding_nd = self._session.run([m.tensors.logits, m.tensors.embedding], {m.tensors.input: x_nhwc})
+        done = time.perf_counter()
+        prediction = to_prediction(logits_nk[0], embedding_nd[0], m.labels, m.policy, m.stats)
+        decision = decide(prediction, m.policy, m.taxonomy)
+        return Classified(prediction, decision, 1000 * (ready - started), 1000 * (done - ready))
+
+    def _prove(self, bundle: Path) -> None:
+        m = self.manifest
+        try:
+            logits = self._session.run([m.tensors.logits], {m.tensors.input: preprocess(probe_frame(), m.preprocess)})[
+                0
+            ][0]
+        except Exception as error:
+            raise BundleError(f"{bundle}: the graph does not run: {error}") from error
+        worst = float(np.abs(logits - np.array(m.probe.logits)).max()) if len(logits) == len(m.labels) else np.inf
+        if not worst <= m.probe.tolerance:
+            raise BundleError(
+                f"{bundle}: the known answer is missed by {worst:.3g} ({m.probe.tolerance} allowed); "
+                "this machine computes the model wrongly, or the file is damaged"
+            )

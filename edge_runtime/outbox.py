@@ -1,0 +1,167 @@
+"""The durable queue of the bin: what is appended survives a power cut, what was not acknowledged stays.
+
+SQLite through apsw (its own, current SQLite), WAL, synchronous=FULL, one connection. Bounded: when the file has reached
+its size the oldest events go, and a durable counter says how many; it travels with every batch.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import apsw
+
+from vision.errors import StorageError
+from vision.events import Batch, ItemEvent
+
+_PAGE_BYTES = 4096
+_WAL_PAGES = 64
+# Dropped at once when full, so that not every append has to drop.
+_DROP_EVENTS = 64
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS event (seq INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS quarantine (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+INSERT OR IGNORE INTO meta VALUES ('dropped', 0);
+"""
+
+
+class Outbox:
+    """append, peek, ack, quarantine, depth.
+
+    Args:
+        path: database file; made if missing.
+        bin_id: name that batches carry.
+        max_bytes: size of the file at most.
+
+    Raises:
+        StorageError: the file cannot be opened, or is no outbox.
+    """
+
+    def __init__(self, path: Path, bin_id: str, max_bytes: int = 64 * 1024 * 1024) -> None:
+        self._path, self._bin_id, self._lock = path, bin_id, threading.Lock()
+        self._dropped_in_memory = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = apsw.Connection(str(path))
+            for pragma in (
+                f"page_size={_PAGE_BYTES}",
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                f"max_page_count={max_bytes // _PAGE_BYTES}",
+                f"wal_autocheckpoint={_WAL_PAGES}",
+                f"journal_size_limit={_WAL_PAGES * _PAGE_BYTES}",
+            ):
+                self._db.execute(f"PRAGMA {pragma}").fetchall()
+            self._db.execute(_SCHEMA)
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('outbox_id', ?)", (uuid.uuid4().hex,))
+            self.outbox_id = str(self._meta("outbox_id"))
+        except (apsw.Error, OSError) as error:
+            raise StorageError(f"{path}: the outbox cannot be opened ({error})") from error
+
+    def append(self, event: ItemEvent) -> int:
+        """Store an event durably and return its number; when full, the oldest events go.
+
+        Raises:
+            StorageError: the disk refuses; the event is counted as dropped with the next one that can be stored.
+        """
+        body = json.dumps(event.to_dict(), separators=(",", ":"))
+        with self._lock:
+            try:
+                try:
+                    return self._insert(body)
+                except apsw.FullError:
+                    self._drop_oldest()
+                    return self._insert(body)
+            except apsw.Error as error:
+                self._dropped_in_memory += 1
+                raise StorageError(f"{self._path}: the event could not be stored ({error})") from error
+
+    def peek(self, limit: int) -> Batch | None:
+        """Return the oldest events, at most `limit`, without removing them; None if there are none."""
+        with self._lock:
+            try:
+                rows: list[Any] = self._db.execute(
+                    "SELECT seq, body FROM event ORDER BY seq LIMIT ?", (limit,)
+                ).fetchall()
+                dropped = int(self._meta("dropped"))
+            except apsw.Error as error:
+                raise StorageError(f"{self._path}: the outbox cannot be read ({error})") from error
+        if not rows:
+            return None
+        events = tuple((int(seq), ItemEvent.from_dict(json.loads(body))) for seq, body in rows)
+        return Batch(self.outbox_id, self._bin_id, dropped, events)
+
+    def ack(self, seq: int) -> None:
+        """Forget all events up to and including `seq`: the hub holds them."""
+        self._change("DELETE FROM event WHERE seq <= ?", (seq,))
+
+    def quarantine(self, seq: int, reason: str) -> None:
+        """Set one event aside that the hub will never take; it is kept for a technician."""
+        with self._lock, self._db:
+            self._db.execute("INSERT INTO quarantine SELECT seq, body, ? FROM event WHERE seq = ?", (reason, seq))
+            self._db.execute("DELETE FROM event WHERE seq = ?", (seq,))
+
+    def depth(self) -> int:
+        """Return the number of events that wait."""
+        return self._count("SELECT count(*) FROM event")
+
+    def quarantined(self) -> int:
+        """Return the number of events set aside."""
+        return self._count("SELECT count(*) FROM quarantine")
+
+    def dropped(self) -> int:
+        """Return how many events were lost for want of room in the life of this outbox."""
+        with self._lock:
+            return int(self._meta("dropped")) + self._dropped_in_memory
+
+    def close(self) -> None:
+        """Close the file. Closing twice is harmless."""
+        with self._lock:
+            self._db.close()
+
+    def __enter__(self) -> Outbox:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _insert(self, body: str) -> int:
+        with self._db:
+            self._db.execute("INSERT INTO event (body) VALUES (?)", (body,))
+            seq = int(self._db.last_insert_rowid())
+            if self._dropped_in_memory:
+                self._add_dropped(self._dropped_in_memory)
+        self._dropped_in_memory = 0
+        return seq
+
+    def _drop_oldest(self) -> None:
+        with self._db:
+            self._db.execute(
+                "DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIMIT ?)", (_DROP_EVENTS,)
+            )
+            self._add_dropped(self._db.changes())
+
+    def _add_dropped(self, count: int) -> None:
+        self._db.execute("UPDATE meta SET value = value + ? WHERE key = 'dropped'", (count,))
+
+    def _change(self, sql: str, values: tuple[object, ...]) -> None:
+        with self._lock:
+            try:
+                self._db.execute(sql, values)
+            except apsw.Error as error:
+                raise StorageError(f"{self._path}: the outbox cannot be written ({error})") from error
+
+    def _count(self, sql: str) -> int:
+        with self._lock:
+            rows: list[Any] = self._db.execute(sql).fetchall()
+            return int(rows[0][0])
+
+    def _meta(self, key: str) -> Any:
+        return self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchall()[0][0]

@@ -1,0 +1,1 @@
+"""Photographs in, a verified model bundle out. The only package that knows torch."""

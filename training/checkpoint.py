@@ -1,0 +1,48 @@
+"""Checkpoints of a training run: written whole or not at all, read without running code from them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.config import TrainConfig
+from vision.bundle import write_atomically
+from vision.errors import ConfigError
+
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+def save(run: Path, state: dict[str, Any]) -> None:
+    """Replace the run's checkpoint; a kill at any instant leaves the old one or the new one."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(run / CHECKPOINT_NAME, buffer.getvalue())
+
+
+def load(run: Path) -> dict[str, Any] | None:
+    """Return the run's checkpoint, or None if there is none yet.
+
+    Raises:
+        ConfigError: the file is there and cannot be read.
+    """
+    path = run / CHECKPOINT_NAME
+    if not path.is_file():
+        return None
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise ConfigError(f"{path}: not a readable checkpoint ({error}). Delete it to begin anew.") from error
+
+
+def digest(run: Path) -> str:
+    """Return the sha256 of the checkpoint file, hex."""
+    return hashlib.sha256((run / CHECKPOINT_NAME).read_bytes()).hexdigest()
+
+
+def recipe_key(config: TrainConfig) -> str:
+    """Return what must be equal for a run to be continued: everything but where it runs."""
+    return config.model_dump_json(exclude={"out", "threads", "device"})

@@ -1,0 +1,95 @@
+"""What `binsight train --config` reads. Every key is explained here and checked before any work begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from configs import StrictModel
+from vision.preprocess import PreprocessSpec
+
+
+class DataConfig(StrictModel):
+    """Where the pictures come from.
+
+    Attributes:
+        root: folder with a splits.csv or class folders; None trains on simulator pictures.
+        label_map: JSON file, name in the data -> label.
+        simulator_images: pictures to render where `root` is None; a fifth of them is the val split.
+        drop_suspect: leave out training pictures whose label the set's maker doubts.
+    """
+
+    root: Path | None = None
+    label_map: Path | None = None
+    simulator_images: int = Field(default=3000, ge=50)
+    drop_suspect: bool = True
+
+
+class ModelConfig(StrictModel):
+    """Which network.
+
+    Attributes:
+        name: any torchvision classifier that ends in a linear layer, by its torchvision name.
+        weights: "torchvision" (its own ImageNet weights, downloaded), "scratch", or a .safetensors / .pt file.
+        size_px: side of the square network input.
+        fit: see PreprocessSpec.
+        dropout: before the classifier.
+    """
+
+    name: str = "mobilenet_v2"
+    weights: str = "torchvision"
+    size_px: int = Field(default=224, ge=32, le=512)
+    fit: Literal["stretch", "crop"] = "stretch"
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+    def preprocess(self) -> PreprocessSpec:
+        """Return the preprocessing that training, evaluation and bin share."""
+        return PreprocessSpec(self.size_px, self.size_px, self.fit, "rgb")
+
+
+class RecipeConfig(StrictModel):
+    """How it is trained.
+
+    Attributes:
+        epochs, batch_size, learning_rate, weight_decay: AdamW with warm-up and cosine decay.
+        warmup_epochs: linear warm-up.
+        label_smoothing: 0..1.
+        mixup_alpha: Beta parameter of mixup; 0 turns it off.
+        ema_decay: of the weights' moving average that is evaluated and exported; 0 turns it off.
+        class_weighted: weigh labels by inverse frequency (square root) in the loss.
+        augment: strength 0..1 of the picture augmentation.
+        bf16: bfloat16 autocast; faster where the CPU has AVX512-BF16 or AMX, or on a GPU.
+    """
+
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_epochs: float = Field(default=1.0, ge=0)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    mixup_alpha: float = Field(default=0.2, ge=0)
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    class_weighted: bool = True
+    augment: float = Field(default=1.0, ge=0, le=1)
+    bf16: bool = True
+
+
+class TrainConfig(StrictModel):
+    """The whole of one training run.
+
+    Attributes:
+        out: run folder: checkpoint, history, report.
+        seed: the same seed on the same machine gives the same figures.
+        threads: of torch on the CPU; 0 takes all cores.
+        device: "auto" takes a GPU where there is one.
+    """
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    recipe: RecipeConfig = RecipeConfig()
+    out: Path = Path("runs/train")
+    seed: int = 0
+    threads: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"

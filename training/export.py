@@ -1,0 +1,145 @@
+"""A trained run in, a float bundle out: one ONNX file, manifest inside, compared with torch on every picture."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from onnxruntime import InferenceSession
+
+from training import checkpoint
+from training.data import Pictures, open_training_data
+from training.evaluate import Outputs, Watch, judge, open_session, run_graph
+from training.models import Classifier
+from training.policy import centroids, cross_fitted_calibration_error, fit_policy
+from training.recipes.finetune import load_trained
+from vision.bundle import Manifest, Probe, Tensors, probe_frame, write_bundle
+from vision.datasets import Dataset
+from vision.decision import DecisionPolicy, EmbeddingStats
+from vision.errors import BundleError
+from vision.preprocess import PreprocessSpec, preprocess
+from vision.taxonomy import MATERIALS_1
+
+OPSET = 20
+TENSORS = Tensors("pixels", "logits", "embedding")
+MAX_LOGIT_DIFFERENCE = 1e-3
+# Another CPU rounds elsewhere: a float graph moves by 1e-5, an int8 graph by a few quantisation steps.
+PROBE_TOLERANCE = {"fp32": 0.02, "int8": 1.0}
+
+
+def export(run: Path, out: Path, threads: int = 2, watch: Watch = iter) -> Manifest:
+    """Export a run's kept weights, compare them with torch on every val picture, fit the policy, write the bundle.
+
+    Args:
+        run: folder of a training run.
+        out: file to write.
+        threads: of onnxruntime.
+        watch: wraps the pictures, for a progress bar.
+
+    Raises:
+        BundleError: graph and torch disagree on a label, or on a logit by more than MAX_LOGIT_DIFFERENCE.
+    """
+    torch.set_flush_denormal(True)
+    model, labels, config = load_trained(run)
+    spec = config.model.preprocess()
+    train, val = open_training_data(config.data, config.seed, run / "pictures")
+    onnx_bytes = to_onnx(model, spec)
+    session = open_session(onnx_bytes, threads)
+    outputs = run_graph(session, TENSORS, spec, Pictures(val.samples, 0), watch)
+    difference = compare_with_torch(model, spec, Pictures(val.samples, 0), outputs)
+    stats, policy = fit_on(session, TENSORS, spec, train, val, outputs, labels, watch)
+    manifest = Manifest(
+        model_id=f"{config.model.name}-{train.name}",
+        precision="fp32",
+        taxonomy_id=MATERIALS_1.id,
+        labels=labels,
+        preprocess=spec,
+        tensors=TENSORS,
+        policy=policy,
+        stats=stats,
+        probe=known_answer(session, TENSORS, spec, "fp32"),
+        metrics={"torch_logit_difference": difference},
+        lineage={
+            "checkpoint_sha256": checkpoint.digest(run),
+            "config_sha256": hashlib.sha256((run / "config.json").read_bytes()).hexdigest(),
+            "train_sha256": train.digest(),
+            "val_sha256": val.digest(),
+            "initial_weights": _weights_name(config.model.weights),
+        },
+        data_licences={train.name: train.licence},
+    )
+    return write_measured(out, onnx_bytes, manifest, val, outputs)
+
+
+def fit_on(
+    session: InferenceSession,
+    tensors: Tensors,
+    spec: PreprocessSpec,
+    train: Dataset,
+    val: Dataset,
+    val_outputs: Outputs,
+    labels: tuple[str, ...],
+    watch: Watch = iter,
+) -> tuple[EmbeddingStats, DecisionPolicy]:
+    """Fit embedding statistics on training pictures as the bin sees them, and the policy on val pictures."""
+    train_outputs = run_graph(session, tensors, spec, Pictures(train.samples, 0), watch)
+    stats = centroids(train_outputs.embeddings_nd, np.array([labels.index(s.label) for s in train.samples]))
+    scores = np.array([stats.unknown_score(e) for e in val_outputs.embeddings_nd])
+    targets = np.array([labels.index(s.label) for s in val.samples])
+    return stats, fit_policy(val_outputs.logits_nk, targets, scores, labels)
+
+
+def known_answer(session: InferenceSession, tensors: Tensors, spec: PreprocessSpec, precision: str) -> Probe:
+    """Return what the graph answers to `probe_frame()`."""
+    answer = run_graph(session, tensors, spec, [probe_frame()]).logits_nk[0]
+    return Probe(tuple(round(float(v), 5) for v in answer), PROBE_TOLERANCE[precision])
+
+
+def write_measured(out: Path, onnx_bytes: bytes, manifest: Manifest, val: Dataset, outputs: Outputs) -> Manifest:
+    """Add the val figures to a manifest and write the bundle."""
+    _, figures, _ = judge(manifest, val, outputs)
+    del figures["graph_ms_median"]  # a time belongs to a machine, not to a model
+    targets = np.array([manifest.labels.index(s.label) for s in val.samples])
+    groups = [s.group for s in val.samples]
+    # The temperature in the bundle is fitted on all of val; its calibration error there would flatter.
+    figures["calibration_error"] = cross_fitted_calibration_error(outputs.logits_nk, targets, groups)
+    return write_bundle(out, onnx_bytes, replace(manifest, metrics={**manifest.metrics, "val": figures}))
+
+
+def to_onnx(model: Classifier, spec: PreprocessSpec) -> bytes:
+    """Return the ONNX bytes of a model: uint8 pixels in, logits and embedding out (see TENSORS)."""
+    example = torch.zeros((1, spec.height_px, spec.width_px, 3), dtype=torch.uint8)
+    program = torch.onnx.export(
+        model, (example,), dynamo=True, external_data=False, opset_version=OPSET, verbose=False,
+        input_names=[TENSORS.input], output_names=[TENSORS.logits, TENSORS.embedding],
+    )  # fmt: skip
+    if program is None:
+        raise BundleError("torch exported no program")
+    return bytes(program.model_proto.SerializeToString())
+
+
+def compare_with_torch(model: Classifier, spec: PreprocessSpec, pictures: Pictures, outputs: Outputs) -> float:
+    """Return the greatest difference of a logit between the graph's outputs and torch.
+
+    Raises:
+        BundleError: a label differs, or a logit by more than MAX_LOGIT_DIFFERENCE.
+    """
+    with torch.inference_mode():
+        rows = [model(torch.from_numpy(preprocess(pixels, spec)))[0].numpy() for pixels in pictures]
+    torch_nk = np.concatenate(rows)
+    difference = float(np.abs(outputs.logits_nk - torch_nk).max())
+    changed = int((outputs.logits_nk.argmax(1) != torch_nk.argmax(1)).sum())
+    if changed or difference > MAX_LOGIT_DIFFERENCE:
+        raise BundleError(
+            f"the exported graph does not agree with torch: {changed} of {len(pictures)} labels differ, "
+            f"logits by up to {difference:.2g} ({MAX_LOGIT_DIFFERENCE} allowed)"
+        )
+    return difference
+
+
+def _weights_name(weights: str) -> str:
+    path = Path(weights)
+    return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else weights

@@ -1,0 +1,115 @@
+"""Any torchvision classifier by name, as one module: uint8 pixels in, logits and embedding out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vision.errors import ConfigError
+
+# Source: torchvision's ImageNet training reference; all its classification weights use these.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Classifier(nn.Module):
+    """Normalisation, backbone and head in one graph, so that the exported network takes camera bytes.
+
+    Args:
+        name: torchvision's name of the network.
+        labels: number of logits.
+        dropout: before the head, in training only.
+    """
+
+    mean_c: Tensor
+    inverse_std_c: Tensor
+
+    def __init__(self, name: str, labels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        try:
+            self.backbone = torchvision.models.get_model(name, weights=None)
+        except ValueError as error:
+            raise ConfigError(f"model.name: torchvision has no classifier {name!r}") from error
+        self.head_path = _last_linear(self.backbone, name)
+        last: Any = self.backbone.get_submodule(self.head_path)
+        self.head = nn.Linear(last.in_features, labels)
+        self.dropout = nn.Dropout(dropout)
+        _replace(self.backbone, self.head_path, nn.Identity())
+        self.register_buffer("mean_c", 255.0 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "inverse_std_c", 1 / (255.0 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)), persistent=False
+        )
+
+    def forward(self, x_nhwc: Tensor) -> tuple[Tensor, Tensor]:
+        """Classify pixels.
+
+        Args:
+            x_nhwc: uint8 (or float in 0..255, as mixing gives), batch x height x width x 3, RGB.
+
+        Returns:
+            logits, batch x labels; embedding, batch x size: the input of the head.
+        """
+        x_nchw = x_nhwc.permute(0, 3, 1, 2).to(torch.float32)
+        embedding = torch.flatten(self.backbone((x_nchw - self.mean_c) * self.inverse_std_c), 1)
+        return self.head(self.dropout(embedding)), embedding
+
+
+def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
+    """Build a classifier and load its backbone.
+
+    Args:
+        weights: "scratch", "torchvision" (downloads; needs a network), or a .safetensors / .pt state-dict file whose
+            names are torchvision's; float16 is read into float32.
+
+    Raises:
+        ConfigError: unknown network, no such file, or weights of another network.
+    """
+    model = Classifier(name, labels, dropout)
+    if weights == "scratch":
+        return model
+    state = _torchvision_state(name) if weights == "torchvision" else _file_state(Path(weights))
+    own = model.backbone.state_dict()
+    missing = sorted(k for k in own if k not in state and not k.endswith("num_batches_tracked"))
+    wrong = sorted(k for k in own if k in state and own[k].shape != state[k].shape)
+    if missing or wrong:
+        raise ConfigError(
+            f"model.weights: {weights} does not fit {name}: {len(missing)} tensors missing, {len(wrong)} of another "
+            f"shape, first {(missing + wrong)[0]}"
+        )
+    model.backbone.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    return model
+
+
+def _torchvision_state(name: str) -> dict[str, Tensor]:
+    try:
+        return dict(torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=True, check_hash=True))
+    except OSError as error:
+        raise ConfigError(
+            f"model.weights: torchvision's weights of {name} could not be downloaded ({error}). "
+            "Name a .safetensors or .pt file, or 'scratch'."
+        ) from error
+
+
+def _file_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ConfigError(f"model.weights: no such file: {path} (or 'torchvision', or 'scratch')")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _last_linear(backbone: nn.Module, name: str) -> str:
+    linear = [path for path, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ConfigError(f"model.name: {name} does not end in a linear layer; choose another classifier")
+    return linear[-1]
+
+
+def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, new)

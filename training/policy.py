@@ -1,0 +1,82 @@
+"""Fit what turns logits into decisions: temperature, thresholds, embedding statistics. Pure numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vision.decision import DecisionPolicy, EmbeddingStats, softmax
+from vision.metrics import calibration_error
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+
+TARGET_PRECISION = 0.95
+# Share of known items that the unknown test may turn away.
+KNOWN_TURNED_AWAY = 0.02
+# A threshold fitted on fewer pictures than this says more about luck than about the label.
+MIN_PICTURES = 10
+
+
+def fit_temperature(logits_nk: Floats, targets_n: Ints) -> float:
+    """Return the temperature in 0.05..20 with the least negative log-likelihood.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+    """
+    candidates = np.exp(np.linspace(np.log(0.05), np.log(20), 400))
+    rows = np.arange(len(targets_n))
+    losses = [-np.log(softmax(logits_nk, t)[rows, targets_n] + 1e-12).mean() for t in candidates]
+    return float(candidates[int(np.argmin(losses))])
+
+
+def fit_policy(logits_nk: Floats, targets_n: Ints, unknown_scores_n: Floats, labels: tuple[str, ...]) -> DecisionPolicy:
+    """Fit the decision policy on held-out pictures.
+
+    For each label, the lowest confidence at which TARGET_PRECISION of the pictures called so are right; where no
+    threshold reaches it, or there are under MIN_PICTURES, the label needs TARGET_PRECISION itself as confidence.
+    """
+    temperature = fit_temperature(logits_nk, targets_n)
+    probabilities = softmax(logits_nk, temperature)
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    minimum = {}
+    for index, label in enumerate(labels):
+        called = predicted == index
+        minimum[label] = _lowest_confidence(confidence[called], targets_n[called] == index)
+    highest = float(np.quantile(unknown_scores_n, 1 - KNOWN_TURNED_AWAY))
+    return DecisionPolicy(round(temperature, 5), minimum, round(highest, 5))
+
+
+def cross_fitted_calibration_error(logits_nk: Floats, targets_n: Ints, groups: Sequence[str], folds: int = 5) -> float:
+    """Return the calibration error where no picture was used to fit its own temperature.
+
+    The temperature of a fold is fitted on the other folds; a group is never on both sides.
+    """
+    _, group_n = np.unique(np.asarray(groups), return_inverse=True)
+    fold_n = np.random.default_rng(0).permutation(int(group_n.max()) + 1)[group_n] % folds
+    confidence, correct = np.zeros(len(targets_n)), logits_nk.argmax(1) == targets_n
+    for fold in range(folds):
+        held = fold_n == fold
+        temperature = fit_temperature(logits_nk[~held], targets_n[~held])
+        confidence[held] = softmax(logits_nk[held], temperature).max(1)
+    return calibration_error(confidence, correct)
+
+
+def centroids(embeddings_nd: Floats, targets_n: Ints) -> EmbeddingStats:
+    """Return unit-length mean directions of each label's embeddings; every label must occur."""
+    directions = embeddings_nd / np.maximum(np.linalg.norm(embeddings_nd, axis=1, keepdims=True), 1e-12)
+    means = np.stack([directions[targets_n == label].mean(axis=0) for label in range(int(targets_n.max()) + 1)])
+    unit = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    # Rounded as the manifest stores them, so that figures are of the very numbers that the bin will use.
+    return EmbeddingStats(unit.astype(np.float16).astype(np.float32))
+
+
+def _lowest_confidence(confidence_n: Floats, correct_n: NDArray[np.bool_]) -> float:
+    if len(confidence_n) < MIN_PICTURES:
+        return TARGET_PRECISION
+    order = np.argsort(-confidence_n, kind="stable")
+    precision = np.cumsum(correct_n[order]) / np.arange(1, len(order) + 1)
+    good = np.flatnonzero(precision >= TARGET_PRECISION)
+    return round(float(confidence_n[order][good[-1]]) - 1e-6, 5) if len(good) else TARGET_PRECISION

@@ -1,0 +1,1 @@
+"""Training recipes; each can be read from top to bottom."""

@@ -1,0 +1,187 @@
+"""Pages for people: curves, confusion matrix, the worst mistakes as pictures. One self-contained HTML file each."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+
+from training.data import Pictures, open_training_data
+from training.evaluate import Evaluation
+from training.policy import fit_temperature
+from training.recipes.finetune import load_trained, predict_logits
+from vision import metrics
+from vision.bundle import read_manifest, write_atomically
+from vision.datasets import Dataset, Sample, read_image
+from vision.decision import softmax
+
+WORST = 24
+
+_PAGE = jinja2.Environment(autoescape=True).from_string("""<!doctype html><html lang="en"><meta charset="utf-8">
+<title>{{ title }}</title><style>
+body{font:15px/1.5 system-ui,sans-serif;color:#1c2a28;max-width:1080px;margin:28px auto;padding:0 20px}
+h1{font-size:24px}h2{font-size:17px;margin-top:30px}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{border-top:1px solid #e2e9e6;padding:5px 14px 5px 0;text-align:left}.plots{display:flex;flex-wrap:wrap;gap:16px}
+.plots svg{max-width:100%;height:auto}.worst{display:grid;grid-template-columns:repeat(auto-fill,minmax(160px,1fr));gap:12px}
+figure{margin:0}figure img{width:100%;border-radius:6px}figcaption{font-size:13px;color:#667873}</style>
+<h1>{{ title }}</h1>
+<table>{% for key, value in rows %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
+<div class="plots">{% for plot in plots %}{{ plot|safe }}{% endfor %}</div>
+<h2>The worst mistakes</h2>
+{% if worst %}<div class="worst">{% for m in worst %}<figure><img alt="{{ m.name }}" src="data:image/jpeg;base64,{{ m.jpeg }}">
+<figcaption>{{ m.truth }} taken for <b>{{ m.label }}</b>, {{ m.confidence }}<br>{{ m.name }}</figcaption></figure>{% endfor %}</div>
+{% else %}<p>None: every picture was right.</p>{% endif %}
+</html>""")
+
+
+@dataclass(frozen=True, slots=True)
+class _Mistake:
+    name: str
+    truth: str
+    label: str
+    confidence: str
+    jpeg: str
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into a training run: curves, and its kept weights on the val pictures; return its path."""
+    model, labels, config = load_trained(run)
+    _, val = open_training_data(config.data, config.seed, run / "pictures")
+    import torch  # noqa: PLC0415  for the device alone
+
+    logits = predict_logits(model, Pictures(val.samples), config.model.preprocess(), torch.device("cpu"))
+    truth = np.array([labels.index(s.label) for s in val.samples])
+    probabilities = softmax(logits, fit_temperature(logits, truth))
+    matrix = metrics.confusion_matrix(truth, probabilities.argmax(1), len(labels))
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    rows = [
+        ("network", f"{config.model.name}, {config.model.size_px} px, weights {Path(config.model.weights).name}"),
+        ("epochs", f"{len(history)}, {sum(h['seconds'] for h in history) / 60:.1f} minutes"),
+        *_headline(matrix, labels),
+    ]
+    plots = [_curves(history), _confusion(matrix, labels)]
+    return _write(
+        run / "report.html", f"Training of {run.name} on {val.name}", rows, plots, val.samples, labels, probabilities
+    )
+
+
+def write_evaluation(out: Path, bundle: Path, dataset: Dataset, result: Evaluation) -> Path:
+    """Write `evaluation.json` and `evaluation.html` into a folder; return the page's path."""
+    manifest = read_manifest(bundle)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "evaluation.json", json.dumps(result.figures, indent=1).encode())
+    probabilities = np.array([[p.probabilities[label] for label in manifest.labels] for p in result.predictions])
+    rows = [
+        ("bundle", f"{manifest.model_id}, {manifest.precision}, {result.figures['bundle_sha256'][:12]}"),
+        *_headline(result.matrix_kk, manifest.labels),
+        ("accuracy, 95 % interval by groups", "{:.3f} to {:.3f}".format(*result.figures["accuracy_95"])),
+        ("calibration error", f"{result.figures['calibration_error']:.3f}"),
+        ("decided", f"{result.figures['decided_share']:.1%} of pictures"),
+    ]
+    correct = np.array([p.label == s.label for p, s in zip(result.predictions, dataset.samples, strict=True)])
+    plots = [_confusion(result.matrix_kk, manifest.labels), _risk(probabilities.max(1), correct)]
+    return _write(
+        out / "evaluation.html",
+        f"{manifest.model_id} on {dataset.name}",
+        rows,
+        plots,
+        dataset.samples,
+        manifest.labels,
+        probabilities,
+    )
+
+
+def _headline(matrix: Any, labels: tuple[str, ...]) -> list[tuple[str, str]]:
+    recall = zip(labels, metrics.recall_per_label(matrix), strict=True)
+    return [
+        ("pictures", str(int(matrix.sum()))),
+        ("accuracy", f"{metrics.accuracy(matrix):.4f}"),
+        ("macro F1", f"{metrics.macro_f1(matrix):.4f}"),
+        ("recall", ", ".join(f"{label} {value:.2f}" for label, value in recall)),
+    ]
+
+
+def _write(
+    path: Path, title: str, rows: list[tuple[str, str]], plots: list[str], samples: tuple[Sample, ...],
+    labels: tuple[str, ...], probabilities: Any,
+) -> Path:  # fmt: skip
+    worst: list[_Mistake] = []
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    for i in np.argsort(-confidence, kind="stable"):
+        if len(worst) < WORST and labels[predicted[i]] != samples[i].label:
+            s = samples[i]
+            worst.append(_Mistake(s.name, s.label, labels[predicted[i]], f"{confidence[i]:.0%}", _thumbnail(s.path)))
+    write_atomically(path, _PAGE.render(title=title, rows=rows, plots=plots, worst=worst).encode())
+    return path
+
+
+def _thumbnail(path: Path) -> str:
+    pixels = read_image(path)
+    scale = 200 / max(pixels.shape[:2])
+    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return base64.b64encode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
+
+
+def _svg(figure: Any) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight")
+    plt.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _curves(history: list[dict[str, Any]]) -> str:
+    figure, left = plt.subplots(figsize=(5.4, 3.8))
+    epochs = [h["epoch"] for h in history]
+    left.plot(epochs, [h["train_loss"] for h in history], color="#4b86c6", label="train loss (mixed, smoothed)")
+    left.plot(epochs, [h["val_loss"] for h in history], color="#b98552", label="val loss")
+    left.set(xlabel="epoch", ylabel="loss")
+    right = left.twinx()
+    right.plot(epochs, [h["val_accuracy"] for h in history], color="#1d7a5f", label="val accuracy")
+    right.set(ylabel="accuracy", ylim=(0, 1))
+    figure.legend(loc="upper center", ncols=3, fontsize=8, bbox_to_anchor=(0.5, 1.02))
+    return _svg(figure)
+
+
+def _confusion(matrix: Any, labels: tuple[str, ...]) -> str:
+    figure, axes = plt.subplots(figsize=(4.8, 4.2))
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            axes.text(
+                column,
+                row,
+                str(count),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if shares[row, column] > 0.6 else "black",
+            )
+    axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel="taken for", ylabel="is")
+    return _svg(figure)
+
+
+def _risk(confidence: Any, correct: Any) -> str:
+    coverage, risk = metrics.risk_coverage(confidence, correct)
+    figure, axes = plt.subplots(figsize=(4.8, 3.8))
+    axes.plot(coverage, risk, color="#1d7a5f")
+    axes.set(
+        xlabel="share of pictures decided, most confident first",
+        ylabel="share of those wrong",
+        xlim=(0, 1),
+        ylim=(0, None),
+    )
+    return _svg(figure)

@@ -1,0 +1,129 @@
+"""Readers: `splits.csv` and class folders. Folder names become labels only through a label map."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from vision.datasets.images import image_paths
+from vision.datasets.samples import Dataset, Sample, split_by_group
+from vision.errors import DatasetError
+from vision.taxonomy import MATERIALS_1, Taxonomy
+
+LabelMap = Mapping[str, str | None]
+
+
+def open_dataset(root: Path, label_map: LabelMap | None = None, val_share: float = 0.2, seed: int = 0) -> Dataset:
+    """Read a folder in whichever known form it has: a `splits.csv` in it, or one folder for each class.
+
+    Args:
+        root: the folder.
+        label_map: name in the data -> label, or None to leave those pictures out; by default each label of the
+            taxonomy stands for itself and every other name is left out and reported in `Dataset.left_out`.
+        val_share, seed: for class folders, which have no split of their own.
+
+    Raises:
+        DatasetError: no such folder, no picture in it, or no picture with a known label.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder. Name one with a splits.csv or with one sub-folder for each label.")
+    if (root / "splits.csv").is_file():
+        return read_splits_csv(root, label_map)
+    return read_class_folders(root, label_map, val_share, seed)
+
+
+def read_splits_csv(root: Path, label_map: LabelMap | None = None) -> Dataset:
+    """Read `splits.csv`: columns path, label, split, and optionally group, licence, label_suspect.
+
+    Raises:
+        DatasetError: the file lacks a column, names a missing picture, or leaves no sample.
+    """
+    index = root / "splits.csv"
+    with index.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if missing := {"path", "label", "split"} - set(reader.fieldnames or ()):
+            raise DatasetError(f"{index}: column missing: {', '.join(sorted(missing))}")
+        rows = list(reader)
+    samples, left_out, licences = [], Counter[str](), set()
+    for line, row in enumerate(rows, start=2):
+        label = _mapped(row["label"], label_map)
+        if label is None:
+            left_out[row["label"]] += 1
+            continue
+        path = root / row["path"]
+        if not path.is_file():
+            raise DatasetError(f"{index}, line {line}: no such picture: {row['path']}")
+        licences.add(row.get("licence") or "")
+        suspect = row.get("label_suspect") == "1"
+        samples.append(Sample(path, row["path"], label, row["split"], row.get("group") or row["path"], suspect))
+    licence = ", ".join(sorted(licences - {""})) or _licence_of(root)
+    return _checked(root, samples, left_out, licence)
+
+
+def read_class_folders(root: Path, label_map: LabelMap | None = None, val_share: float = 0.2, seed: int = 0) -> Dataset:
+    """Read a folder with one sub-folder for each class, or with train/ and val/ above those.
+
+    Without train/ and val/ the split is drawn by `split_by_group`, each picture its own group.
+    """
+    samples, left_out = [], Counter[str]()
+    has_splits = (root / "train").is_dir() and (root / "val").is_dir()
+    for path in image_paths(root):
+        parts = path.relative_to(root).parts
+        split = parts[0] if has_splits and parts[0] in ("train", "val", "test") else ""
+        folders = parts[1:-1] if split else parts[:-1]
+        folder = folders[-1] if folders else "(no folder)"
+        label = _mapped(folder, label_map)
+        if label is None:
+            left_out[folder] += 1
+            continue
+        name = "/".join(parts)
+        samples.append(Sample(path, name, label, split, name))
+    if not samples and not left_out:
+        raise DatasetError(f"{root}: no picture in it. Expected one sub-folder of pictures for each label.")
+    if not has_splits:
+        samples = list(split_by_group(samples, val_share, seed))
+    return _checked(root, samples, left_out, _licence_of(root))
+
+
+def read_label_map(path: Path) -> dict[str, str | None]:
+    """Read a label map from JSON: {"name in the data": "label of the taxonomy" or null to leave it out}.
+
+    Raises:
+        DatasetError: not such a file, or a label that no taxonomy knows.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: not a readable JSON label map ({error})") from error
+    if not isinstance(document, dict) or not all(v is None or isinstance(v, str) for v in document.values()):
+        raise DatasetError(f'{path}: a label map is one object: {{"name in the data": "label" or null}}')
+    MATERIALS_1.ordered(v for v in document.values() if v is not None)
+    return document
+
+
+def _mapped(name: str, label_map: LabelMap | None, taxonomy: Taxonomy = MATERIALS_1) -> str | None:
+    if label_map is not None:
+        return label_map.get(name)
+    return name if name in taxonomy.labels else None
+
+
+def _licence_of(root: Path) -> str:
+    for name in ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENSE-and-source.md"):
+        if (file := root / name).is_file():
+            return next(
+                (w for w in ("NC-SA", "MIT", "CC0", "Apache-2.0", "CC BY") if w in file.read_text("utf-8")), name
+            )
+    return "unknown"
+
+
+def _checked(root: Path, samples: list[Sample], left_out: Counter[str], licence: str) -> Dataset:
+    if not samples:
+        found = ", ".join(f"{name} ({n})" for name, n in left_out.most_common(8)) or "nothing"
+        raise DatasetError(
+            f"{root}: no picture has a known label. Found: {found}. "
+            f"Known: {', '.join(MATERIALS_1.labels)}. Map names to labels with --label-map."
+        )
+    return Dataset(root.name, tuple(samples), licence, tuple(left_out.most_common()))

@@ -1,0 +1,106 @@
+"""Sample, Dataset and the grouped split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vision.errors import DatasetError
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled picture.
+
+    Attributes:
+        path: file of the picture.
+        name: path relative to the set, with forward slashes; the same on every machine.
+        label: its label in the taxonomy.
+        split: "train", "val", ... or "" where the set has none.
+        group: pictures that must stay on one side of a split (same object, same printed packaging).
+        suspect: True if the set's maker doubts the label.
+    """
+
+    path: Path
+    name: str
+    label: str
+    split: str
+    group: str
+    suspect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """An immutable list of samples with where they came from.
+
+    Attributes:
+        name: for people and manifests.
+        samples: in a stable order.
+        licence: licence of the pictures, "unknown" if the set does not say.
+        left_out: folder or label that the label map left out -> number of pictures.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    licence: str = "unknown"
+    left_out: tuple[tuple[str, int], ...] = ()
+
+    def select(self, split: str) -> Dataset:
+        """Return the samples of one split.
+
+        Raises:
+            DatasetError: the set has no such split.
+        """
+        chosen = tuple(s for s in self.samples if s.split == split)
+        if not chosen:
+            known = sorted({s.split for s in self.samples})
+            raise DatasetError(f"{self.name}: no picture in split {split!r}; it has {', '.join(map(repr, known))}")
+        return replace(self, samples=chosen)
+
+    def labels(self) -> set[str]:
+        """Return the labels that occur."""
+        return {s.label for s in self.samples}
+
+    def counts(self) -> Counter[str]:
+        """Return the number of samples of each label."""
+        return Counter(s.label for s in self.samples)
+
+    def digest(self) -> str:
+        """Return a sha256 over names, labels and picture bytes: equal on every machine for equal data."""
+        total = hashlib.sha256()
+        for sample in sorted(self.samples, key=lambda s: s.name):
+            picture = hashlib.sha256(sample.path.read_bytes()).hexdigest()
+            total.update(f"{sample.name}\t{sample.label}\t{sample.split}\t{picture}\n".encode())
+        return total.hexdigest()
+
+
+def split_by_group(samples: Iterable[Sample], val_share: float, seed: int) -> tuple[Sample, ...]:
+    """Assign "train" or "val" so that no group is on both sides, label by label.
+
+    Groups are drawn at random until a label's val part holds at least `val_share` of its pictures.
+
+    Args:
+        samples: any splits they have are replaced.
+        val_share: 0..1.
+        seed: the same seed gives the same split on every machine.
+    """
+    ordered = sorted(samples, key=lambda s: s.name)
+    side: dict[str, str] = {}
+    rng = np.random.default_rng(seed)
+    for label in sorted({s.label for s in ordered}):
+        sizes = Counter(s.group for s in ordered if s.label == label)
+        names = sorted(sizes)
+        wanted = val_share * sum(sizes.values())
+        taken = float(sum(size for name, size in sizes.items() if side.get(name) == "val"))
+        for index in rng.permutation(len(names)):
+            name = names[int(index)]
+            if name in side:
+                continue
+            side[name] = "val" if taken < wanted else "train"
+            taken += sizes[name] if side[name] == "val" else 0
+    return tuple(replace(s, split=side[s.group]) for s in ordered)

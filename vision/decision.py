@@ -1,0 +1,158 @@
+"""From logits to a prediction to a decision. Pure, and the same code for the bin and for fitting thresholds.
+
+A decision is always an outcome: known, unsure, unknown, hazard or fault. Nothing here knows streams or lids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vision.errors import BundleError
+from vision.taxonomy import Taxonomy
+
+FloatArray = NDArray[np.floating[Any]]
+KINDS = ("known", "unsure", "unknown", "hazard", "fault")
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionPolicy:
+    """Thresholds fitted in training; they travel in the bundle.
+
+    Attributes:
+        temperature: logits are divided by it before the softmax; > 0.
+        min_confidence: per label, the calibrated confidence in 0..1 under which the item is `unsure`.
+        max_unknown_score: unknown score above which the item is `unknown`.
+    """
+
+    temperature: float
+    min_confidence: Mapping[str, float]
+    max_unknown_score: float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.temperature) and self.temperature > 0):
+            raise BundleError(f"policy.temperature is {self.temperature}; it must be a number above 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form that a manifest stores."""
+        return {
+            "temperature": self.temperature,
+            "min_confidence": dict(self.min_confidence),
+            "max_unknown_score": self.max_unknown_score,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddingStats:
+    """What the unknown test needs to know of the training pictures.
+
+    Attributes:
+        centroids_kd: float32, labels x embedding, mean of the unit-length embeddings of each label, unit length.
+    """
+
+    centroids_kd: FloatArray
+
+    def unknown_score(self, embedding_d: FloatArray) -> float:
+        """Return 1 - cosine to the nearest label's centroid: 0 (typical) .. 2 (opposite).
+
+        An embedding of length zero has no direction and scores 1.
+        """
+        length = float(np.linalg.norm(embedding_d))
+        if length == 0.0:
+            return 1.0
+        return float(1.0 - np.max(self.centroids_kd @ embedding_d) / length)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of one picture.
+
+    Attributes:
+        label: most probable label.
+        confidence: its calibrated probability, 0..1.
+        second_label: runner-up; the same as `label` for a model of one label.
+        margin: confidence minus the runner-up's, 0..1.
+        unknown_score: see EmbeddingStats.unknown_score.
+        probabilities: every label of the bundle, in logit order; they sum to 1.
+    """
+
+    label: str
+    confidence: float
+    second_label: str
+    margin: float
+    unknown_score: float
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the bin makes of a prediction.
+
+    Attributes:
+        kind: one of KINDS.
+        label: the label that holds; empty for unknown and fault.
+        reason: one line for people and for the event.
+    """
+
+    kind: str
+    label: str
+    reason: str
+
+
+def softmax(logits_nk: FloatArray, temperature: float = 1.0) -> NDArray[np.float64]:
+    """Return probabilities over the last axis, float64, rows summing to 1."""
+    scaled = np.asarray(logits_nk, dtype=np.float64) / temperature
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    powers = np.exp(scaled)
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def to_prediction(
+    logits_k: FloatArray,
+    embedding_d: FloatArray,
+    labels: tuple[str, ...],
+    policy: DecisionPolicy,
+    stats: EmbeddingStats,
+) -> Prediction:
+    """Turn one row of network output into a prediction.
+
+    Args:
+        logits_k: one value per label, in the order of `labels`.
+        embedding_d: the network's embedding of the same picture.
+        labels: the bundle's labels.
+        policy, stats: from the same bundle.
+    """
+    probabilities = softmax(logits_k, policy.temperature)
+    order = np.argsort(-probabilities, kind="stable")
+    first, second = int(order[0]), int(order[min(1, len(order) - 1)])
+    return Prediction(
+        label=labels[first],
+        confidence=float(probabilities[first]),
+        second_label=labels[second],
+        margin=float(probabilities[first] - probabilities[second]) if first != second else 1.0,
+        unknown_score=stats.unknown_score(embedding_d),
+        probabilities=dict(zip(labels, map(float, probabilities), strict=True)),
+    )
+
+
+def decide(prediction: Prediction, policy: DecisionPolicy, taxonomy: Taxonomy) -> Decision:
+    """Judge a prediction. Total: every prediction, NaN included, gives a decision.
+
+    Order matters: broken numbers first, then hazards (a likely hazard is never waved through as `unsure`), then the
+    unknown test, then confidence.
+    """
+    p = prediction
+    if not (np.isfinite(p.confidence) and np.isfinite(p.unknown_score)):
+        return Decision("fault", "", "the network gave no finite number")
+    if taxonomy.material(p.label).hazard:
+        return Decision("hazard", p.label, f"{p.label} at {p.confidence:.2f}")
+    if p.unknown_score > policy.max_unknown_score:
+        return Decision("unknown", "", f"unknown score {p.unknown_score:.3f} above {policy.max_unknown_score:.3f}")
+    needed = policy.min_confidence.get(p.label, 1.0)
+    if p.confidence < needed:
+        return Decision("unsure", p.label, f"{p.label} at {p.confidence:.2f}, {needed:.2f} needed")
+    return Decision("known", p.label, f"{p.label} at {p.confidence:.2f}")

@@ -1,0 +1,51 @@
+"""Everything binsight raises on purpose, in one small tree.
+
+    BinsightError
+    ├── ConfigError    a YAML file, a command-line value or a rule book is wrong
+    ├── ImageError     a picture is missing, truncated, too large or not a picture
+    ├── DatasetError   a folder or an index of pictures cannot be used
+    ├── BundleError    a model bundle is corrupt, contradicts itself or is of an unknown schema
+    ├── CameraError    a camera cannot be opened or gave no frame
+    ├── WireError      a batch or a receipt is not what the protocol says
+    ├── UplinkError    the hub could not be reached or did not take a batch
+    └── StorageError   an outbox or a lake cannot be opened, read or written
+
+Each message names the file or key at fault and what to do about it. The command line prints it and exits with 2;
+any other exception is a defect and keeps its traceback.
+"""
+
+
+class BinsightError(Exception):
+    """Base of all errors that a user can act on."""
+
+
+class ConfigError(BinsightError):
+    """A configuration, rule book or command-line value is wrong."""
+
+
+class ImageError(BinsightError):
+    """A picture cannot be read."""
+
+
+class DatasetError(BinsightError):
+    """A set of pictures cannot be used."""
+
+
+class BundleError(BinsightError):
+    """A model bundle must not be run."""
+
+
+class CameraError(BinsightError):
+    """A camera cannot be opened or has stopped giving frames."""
+
+
+class WireError(BinsightError):
+    """Bytes on the wire do not follow the protocol."""
+
+
+class UplinkError(BinsightError):
+    """The hub did not take a batch; the batch stays in the outbox."""
+
+
+class StorageError(BinsightError):
+    """Durable storage failed; nothing was acknowledged."""

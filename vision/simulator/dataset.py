@@ -1,0 +1,74 @@
+"""Simulator pictures on disk, as a set like any other: images/<label>/*.jpg and a splits.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from vision.bundle import write_atomically
+from vision.datasets import Dataset, read_splits_csv
+from vision.frames import Pixels
+from vision.simulator.catalogue import CATALOGUE
+from vision.simulator.scene import render
+
+PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX = 320, 240
+VAL_EVERY = 5
+
+
+def simulator_dataset(root: Path, images: int, seed: int, labels: tuple[str, ...] = tuple(CATALOGUE)) -> Dataset:
+    """Render pictures, evenly over the labels, and return them as a dataset; every fifth is in the val split.
+
+    A folder that already holds the set of these very arguments is read, not rendered again.
+
+    Args:
+        root: folder to write to.
+        images: number of pictures in all.
+        seed: first seed; picture i is rendered from `seed * 1_000_000 + i`.
+        labels: which labels to show.
+    """
+    recipe = json.dumps(
+        {"images": images, "seed": seed, "labels": labels, "size": [PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX]}
+    )
+    stamp = root / "recipe.json"
+    if not (stamp.is_file() and stamp.read_text() == recipe):
+        jobs = [(root, labels[i % len(labels)], i, seed * 1_000_000 + i) for i in range(images)]
+        for label in labels:
+            (root / "images" / label).mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor() as pool:
+            names = list(pool.map(_write_picture, jobs, chunksize=16))
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(("path", "label", "split", "group", "licence"))
+        for (_, label, i, _), name in zip(jobs, names, strict=True):
+            split = "val" if (i // len(labels)) % VAL_EVERY == 0 else "train"
+            writer.writerow((name, label, split, name, "Apache-2.0"))
+        write_atomically(root / "splits.csv", table.getvalue().encode())
+        write_atomically(stamp, recipe.encode())
+    return read_splits_csv(root)
+
+
+def contact_sheet(columns: int, seed: int, labels: tuple[str, ...] = tuple(CATALOGUE)) -> Pixels:
+    """Return one picture with a row of simulator pictures for each label: uint8, BGR."""
+    rows = []
+    for row, label in enumerate(labels):
+        tiles = [render(label, 240, 180, seed * 1_000_000 + row * columns + c) for c in range(columns)]
+        strip = np.full((180, 110, 3), 255, dtype=np.uint8)
+        cv2.putText(strip, label, (6, 96), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
+        rows.append(np.hstack([strip, *tiles]))
+    return np.vstack(rows)
+
+
+def _write_picture(job: tuple[Path, str, int, int]) -> str:
+    root, label, index, seed = job
+    cv2.setNumThreads(1)
+    name = f"images/{label}/{index:06d}.jpg"
+    picture = render(label, PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX, seed)
+    if not cv2.imwrite(str(root / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 88]):
+        raise OSError(f"{root / name}: the picture could not be written")
+    return name
