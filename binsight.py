@@ -256,7 +256,9 @@ def demo(
     ] = None,
     bins: Annotated[int, typer.Option("--bins", min=1, help="Simulated bins.")] = 10,
     items: Annotated[int, typer.Option("--items", min=2, help="Items dropped into each bin.")] = 12,
-    weights: Annotated[str, typer.Option("--weights", help="'scratch', 'torchvision' or a weights file.")] = "scratch",
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="'scratch', 'torchvision' or a file; the shipped bundle by default.")
+    ] = None,
     port: Annotated[int, typer.Option("--port", help="Of the hub; 0 takes a free one.")] = 8040,
     folder: Annotated[Path, typer.Option("--folder", help="Everything is written here; begun anew each time.")] = Path(
         "runs/demo"

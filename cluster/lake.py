@@ -48,10 +48,15 @@ class Lake:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        # False while the disk may hold commits that nobody has synced: after a start, and after a failed commit.
+        self._settled = False
         root.mkdir(parents=True, exist_ok=True)
 
     def high_water_mark(self, outbox_id: str) -> int:
         """Return the greatest event number of an outbox that is durable here, 0 for an unknown one."""
+        if not self._settled:
+            os.sync()
+            self._settled = True
         table = self._open("events")
         return int((table.transaction_version(outbox_id) if table else None) or 0)
 
@@ -115,6 +120,7 @@ class Lake:
             write_deltalake(str(path), table, mode=mode, partition_by=partition_by, commit_properties=properties)
             _sync(path, DeltaTable(str(path)).version())
         except (DeltaError, OSError) as error:
+            self._settled = False
             raise StorageError(f"{path}: the commit failed ({error})") from error
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -75,6 +77,8 @@ class Outbox:
                 try:
                     return self._insert(body)
                 except apsw.FullError:
+                    if not self._at_its_bound():
+                        raise  # the disk is full of something else: giving up stored events would not help
                     self._drop_oldest()
                     return self._insert(body)
             except apsw.Error as error:
@@ -102,7 +106,7 @@ class Outbox:
 
     def quarantine(self, seq: int, reason: str) -> None:
         """Set one event aside that the hub will never take; it is kept for a technician."""
-        with self._lock, self._db:
+        with self._lock, self._transaction():
             self._db.execute("INSERT INTO quarantine SELECT seq, body, ? FROM event WHERE seq = ?", (reason, seq))
             self._db.execute("DELETE FROM event WHERE seq = ?", (seq,))
 
@@ -132,8 +136,19 @@ class Outbox:
     ) -> None:
         self.close()
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # a full disk has rolled back already
+                self._db.execute("ROLLBACK")
+            raise
+
     def _insert(self, body: str) -> int:
-        with self._db:
+        with self._transaction():
             self._db.execute("INSERT INTO event (body) VALUES (?)", (body,))
             seq = int(self._db.last_insert_rowid())
             if self._dropped_in_memory:
@@ -141,8 +156,16 @@ class Outbox:
         self._dropped_in_memory = 0
         return seq
 
+    def _at_its_bound(self) -> bool:
+        # An insert needs a few free pages; less room than that is none.
+        pages, bound, free = (
+            int(str(self._db.execute(f"PRAGMA {name}").fetchall()[0][0]))
+            for name in ("page_count", "max_page_count", "freelist_count")
+        )
+        return pages - free > bound - 4
+
     def _drop_oldest(self) -> None:
-        with self._db:
+        with self._transaction():
             self._db.execute(
                 "DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIMIT ?)", (_DROP_EVENTS,)
             )

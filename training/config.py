@@ -32,7 +32,8 @@ class ModelConfig(StrictModel):
 
     Attributes:
         name: any torchvision classifier that ends in a linear layer, by its torchvision name.
-        weights: "torchvision" (its own ImageNet weights, downloaded), "scratch", or a .safetensors / .pt file.
+        weights: "torchvision" (its own ImageNet weights, downloaded), "scratch", a .safetensors / .pt file, or a
+            bundle (.onnx) of the same network.
         size_px: side of the square network input.
         fit: see PreprocessSpec.
         dropout: before the classifier.

@@ -118,7 +118,14 @@ def to_onnx(model: Classifier, spec: PreprocessSpec) -> bytes:
     )  # fmt: skip
     if program is None:
         raise BundleError("torch exported no program")
-    return bytes(program.model_proto.SerializeToString())
+    proto = program.model_proto
+    for node in proto.graph.node:  # torch notes the source line of every node, with its path on this machine
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        del value.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    return bytes(proto.SerializeToString())
 
 
 def compare_with_torch(model: Classifier, spec: PreprocessSpec, pictures: Pictures, outputs: Outputs) -> float:

@@ -40,10 +40,8 @@ class Classifier(nn.Module):
         self.head = nn.Linear(last.in_features, labels)
         self.dropout = nn.Dropout(dropout)
         _replace(self.backbone, self.head_path, nn.Identity())
-        self.register_buffer("mean_c", 255.0 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer(
-            "inverse_std_c", 1 / (255.0 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)), persistent=False
-        )
+        self.register_buffer("mean_c", 255.0 * torch.tensor(IMAGENET_MEAN), persistent=False)
+        self.register_buffer("inverse_std_c", 1 / (255.0 * torch.tensor(IMAGENET_STD)), persistent=False)
 
     def forward(self, x_nhwc: Tensor) -> tuple[Tensor, Tensor]:
         """Classify pixels.
@@ -54,8 +52,12 @@ class Classifier(nn.Module):
         Returns:
             logits, batch x labels; embedding, batch x size: the input of the head.
         """
-        x_nchw = x_nhwc.permute(0, 3, 1, 2).to(torch.float32)
-        embedding = torch.flatten(self.backbone((x_nchw - self.mean_c) * self.inverse_std_c), 1)
+        batch, height, width, colours = x_nhwc.shape
+        # Whole rows at a time: onnxruntime takes 20 times longer to subtract along an axis of three.
+        rows = x_nhwc.to(torch.float32).reshape(batch, height, width * colours)
+        rows = (rows - self.mean_c.repeat(width)) * self.inverse_std_c.repeat(width)
+        x_nchw = rows.reshape(batch, height, width, colours).permute(0, 3, 1, 2)
+        embedding = torch.flatten(self.backbone(x_nchw), 1)
         return self.head(self.dropout(embedding)), embedding
 
 

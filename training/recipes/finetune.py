@@ -24,11 +24,14 @@ from training import checkpoint
 from training.config import RecipeConfig, TrainConfig
 from training.data import Pictures, epoch_batches, open_training_data
 from training.models import Classifier, build
+from training.warmstart import warm_start
 from vision.bundle import write_atomically
 from vision.datasets import Dataset
 from vision.errors import ConfigError
 from vision.preprocess import PreprocessSpec, preprocess
 from vision.taxonomy import MATERIALS_1
+
+WARM_START_PICTURES = 128
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,15 @@ def finetune(config: TrainConfig) -> dict[str, Any]:
     spec, recipe = config.model.preprocess(), config.recipe
 
     torch.manual_seed(config.seed)
-    model = build(config.model.name, len(labels), config.model.dropout, config.model.weights)
+    pictures, val_pictures = Pictures(train.samples), Pictures(val.samples)
+    from_bundle = config.model.weights.endswith(".onnx")
+    model = build(
+        config.model.name, len(labels), config.model.dropout, "scratch" if from_bundle else config.model.weights
+    )
+    if from_bundle:
+        some = range(0, len(pictures), max(1, len(pictures) // WARM_START_PICTURES))
+        x_some = torch.from_numpy(np.concatenate([preprocess(pictures[i], spec) for i in some]))
+        warm_start(model, labels, Path(config.model.weights), x_some)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
     optimizer = torch.optim.AdamW(_parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
@@ -72,7 +83,6 @@ def finetune(config: TrainConfig) -> dict[str, Any]:
         log.info("continuing %s after epoch %d of %d", run, len(history), recipe.epochs)
     write_atomically(run / "config.json", config.model_dump_json(indent=2).encode())
 
-    pictures, val_pictures = Pictures(train.samples), Pictures(val.samples)
     targets_n = np.array([labels.index(s.label) for s in train.samples])
     val_targets_n = np.array([labels.index(s.label) for s in val.samples])
     steps_per_epoch = len(range(0, len(pictures) - 1, recipe.batch_size))

@@ -61,7 +61,7 @@ def image_paths(root: Path) -> list[Path]:
 def _is_truncated(data: bytes) -> bool:
     # OpenCV fills the missing rest of a JPEG or PNG with grey and calls it a success.
     if data[:3] == b"\xff\xd8\xff":
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return b"IEND" not in data[-64:]
     return False

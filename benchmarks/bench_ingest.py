@@ -1,0 +1,42 @@
+"""Durable events a second of one hub process, by batch size: from the bytes of a request to the synced commit."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cluster.ingest import Ingest
+from cluster.lake import Lake
+from vision.events import Batch, ItemEvent, decode_batch, encode_batch
+
+EVENT = ItemEvent(
+    1_790_000_000_000, 5000, "boot", True, "m" * 64, "eu-low", "1", "glass", 0.93, 0.9, "plastic", 0.05, "known", "glass",
+    "glass at 0.93", "moved", 0.2, 2.1, 2.6, 120.0, 300.0,
+)  # fmt: skip
+
+
+def measure() -> Iterator[dict[str, Any]]:
+    """Yield one row for each batch size; 50 bins share each commit, as in a group commit."""
+    for size in (1, 10, 100):
+        bodies = [
+            encode_batch(Batch(f"o{b}", f"bin-{b}", 0, tuple((n + 1, EVENT) for n in range(size)))) for b in range(50)
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            ingest = Ingest(Lake(Path(folder)), lambda: 1_790_000_000_000, 0, 10**6)
+            ingest.commit([decode_batch(body) for body in bodies])
+            rounds, started = 10, time.perf_counter()
+            for k in range(rounds):
+                shifted = [decode_batch(body) for body in bodies]
+                moved = [
+                    Batch(b.outbox_id, b.bin_id, 0, tuple((n + (k + 1) * size, e) for n, e in b.events))
+                    for b in shifted
+                ]
+                ingest.commit(moved)
+            seconds = time.perf_counter() - started
+        yield {
+            "batch_events": size,
+            "bytes_per_event": round(len(bodies[0]) / size, 1),
+            "events_per_second": round(50 * size * rounds / seconds),
+            "commit_ms": round(1000 * seconds / rounds, 1),
+        }

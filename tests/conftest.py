@@ -1,0 +1,111 @@
+"""Fixtures that several test folders share. Nothing here needs torch: the edge tests also run in a bare environment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vision import bundle as bundle_module
+from vision.events import ItemEvent
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = ROOT / "edge_runtime" / "bundles" / "default.onnx"
+SHARED = Path(os.environ.get("BINSIGHT_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Folder of the real photographs and weights beside the repository."""
+    if not (SHARED / "data" / "trashnet" / "splits.csv").is_file():
+        pytest.skip(f"the real photographs are not there: {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def shipped() -> Path:
+    """The bundle that ships."""
+    return SHIPPED
+
+
+@pytest.fixture
+def make_event() -> Callable[..., ItemEvent]:
+    """Build an event; any field may be overridden."""
+
+    def make(**changes: Any) -> ItemEvent:
+        fields: dict[str, Any] = {
+            "wall_utc_ms": 1_790_000_000_000,
+            "monotonic_ms": 5000,
+            "boot_id": "boot",
+            "clock_synced": True,
+            "model_digest": "m" * 64,
+            "rule_book": "eu-low",
+            "rule_book_version": "1",
+            "label": "glass",
+            "confidence": 0.93,
+            "margin": 0.9,
+            "second_label": "plastic",
+            "unknown_score": 0.05,
+            "decision": "known",
+            "stream": "glass",
+            "reason": "glass at 0.93",
+            "outcome": "moved",
+            "preprocess_ms": 0.2,
+            "inference_ms": 2.1,
+            "total_ms": 2.6,
+            "brightness": 120.0,
+            "sharpness": 300.0,
+        }
+        return ItemEvent(**{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture
+def restamp(tmp_path: Path) -> Callable[..., Path]:
+    """Write a copy of the shipped bundle whose manifest says something else, digests and all in order."""
+
+    def write(name: str = "changed.onnx", **changes: Any) -> Path:
+        fields = list(bundle_module._fields(SHIPPED.read_bytes(), keep_varints=True))
+        key, varint = bundle_module._key, bundle_module._varint
+        metadata = [dict(bundle_module._fields(value)) for number, value in fields if number == 14]
+        document = json.loads(next(m[2] for m in metadata if m[1] == bundle_module.MANIFEST_KEY.encode()))
+        text = json.dumps({**document, **changes}).encode()
+        body = b""
+        for number, value in fields:
+            if number != 14:
+                body += (
+                    key(number, 2) + varint(len(value)) + value
+                    if isinstance(value, bytes)
+                    else key(number, 0) + varint(value)
+                )
+        digest = hashlib.sha256(text).hexdigest().encode()
+        for name_, value in ((bundle_module.MANIFEST_KEY, text), (bundle_module.DIGEST_KEY, digest)):
+            entry = key(1, 2) + varint(len(name_)) + name_.encode() + key(2, 2) + varint(len(value)) + value
+            body += key(14, 2) + varint(len(entry)) + entry
+        path = tmp_path / name
+        path.write_bytes(body)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """A folder of small pictures in class folders: 12 of glass, 12 of paper."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    for label, grey in (("glass", 60), ("paper", 200)):
+        for i in range(12):
+            folder = tmp_path / "set" / label
+            folder.mkdir(parents=True, exist_ok=True)
+            noise = rng.integers(-20, 20, (48, 64, 3))
+            cv2.imwrite(str(folder / f"{i:02}.png"), np.clip(grey + noise, 0, 255).astype(np.uint8))
+    return tmp_path / "set"

@@ -1,0 +1,109 @@
+"""What a user types, and what they get when they mistype."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+
+from vision.bundle import probe_frame
+
+
+def _binsight(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "binsight", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["train"],
+        ["export"],
+        ["quantize"],
+        ["evaluate"],
+        ["classify"],
+        ["simulate"],
+        ["demo"],
+        ["edge", "run"],
+        ["hub", "serve"],
+        ["hub", "aggregate"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_explains_itself(command: list[str], tmp_path: Path) -> None:
+    done = _binsight(*command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    assert len(done.stdout) > 300
+
+
+def test_bad_pictures_are_lines_and_not_the_end(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.jpg"), probe_frame())
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:1000])
+    done = _binsight("classify", "a.jpg", "b.jpg", "c.jpg", "--format", "jsonl", cwd=tmp_path)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0
+    assert [row["path"] for row in rows] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert ["error" in row for row in rows] == [False, True, True]
+    table = _binsight("classify", "a.jpg", "b.jpg", cwd=tmp_path)
+    assert table.stdout.splitlines()[0].split()[:2] == ["a.jpg", rows[0]["label"]]
+    assert "error: " in table.stdout.splitlines()[1]
+    assert _binsight("classify", "b.jpg", cwd=tmp_path).returncode == 1
+
+
+def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = _binsight("classify", "empty", cwd=tmp_path)
+    assert (done.returncode, "no picture in this folder" in done.stdout) == (1, True)
+    done = _binsight("train", "--set", "data.root=empty", "--set", "model.weights=scratch", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: empty: no picture in it. Expected one sub-folder of pictures for each label."
+
+
+def test_wrong_bundles_are_refused_in_one_line(tmp_path: Path, restamp: Callable[..., Path]) -> None:
+    cv2.imwrite(str(tmp_path / "a.jpg"), probe_frame())
+    for bundle, complaint in (
+        (restamp("schema.onnx", schema="binsight.bundle/99"), "manifest schema 'binsight.bundle/99'"),
+        (restamp("precision.onnx", precision="fp32"), "the manifest says fp32, the graph is int8"),
+    ):
+        done = _binsight("classify", "a.jpg", "--bundle", str(bundle), cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert complaint in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["edge", "run", "--config", "bin.yaml"], "bin.yaml: camra: unknown key; known here: bin_id"),
+        (["hub", "serve", "--set", "prot=1"], "prot: unknown key; known here: lake, host, port"),
+        (["train", "--set", "recipe.epochs=many"], "recipe.epochs: Input should be a valid integer"),
+        (["edge", "run", "--config", "none.yaml"], "none.yaml: cannot be read"),
+        (["export", "nowhere", "--out", "x.onnx"], "nowhere: no training run there"),
+        (["evaluate", "--data", "nowhere"], "nowhere: no such folder"),
+        (["simulate"], "nothing to do"),
+        (["simulate", "--sheet", "s.png", "--labels", "wood"], "labels not in taxonomy"),
+        (["hub", "aggregate", "--engine", "local"], "no event in the lake yet"),
+    ],
+)
+def test_mistakes_are_one_line_with_what_to_do(tmp_path: Path, arguments: list[str], complaint: str) -> None:
+    (tmp_path / "bin.yaml").write_text("camra: {}\n")
+    done = _binsight(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_simulator_writes_a_contact_sheet_and_a_set(tmp_path: Path) -> None:
+    done = _binsight(
+        "simulate", "--sheet", "s.png", "--out", "set", "--images", "20", "--labels", "glass,metal", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert cv2.imread(str(tmp_path / "s.png")).shape[0] == 2 * 180
+    assert len((tmp_path / "set" / "splits.csv").read_text().splitlines()) == 21

@@ -1,0 +1,130 @@
+"""The whole line on real photographs, and the page in a real browser."""
+
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vision.simulator.world import read_ledger
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.mark.shared_data
+@pytest.mark.timeout(600)
+def test_demo_on_real_photographs_adds_up(shared: Path, tmp_path: Path) -> None:
+    arguments = [
+        "demo",
+        "--data",
+        str(shared / "data" / "trashnet"),
+        "--exit",
+        "--port",
+        "0",
+        "--folder",
+        str(tmp_path / "demo"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "binsight", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert "was killed (SIGKILL) while item" in done.stdout
+    assert "120 items dropped in, 120 in the statistics, 0 twice" in done.stdout
+    assert "it adds up" in done.stdout
+    ledgers = sorted((tmp_path / "demo" / "bins").glob("bin-*/truth.jsonl"))
+    assert [sum(line.what == "cleared" for line in read_ledger(path)) for path in ledgers] == [12] * 10
+    assert (tmp_path / "demo" / "run" / "report.html").is_file()
+    right = re.search(r"label right: (\d+)", done.stdout)
+    assert right is not None
+    assert int(right[1]) > 120 / 6 * 2  # twice as often as chance
+
+
+def test_demo_does_not_delete_what_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = subprocess.run(
+        [sys.executable, "-m", "binsight", "demo", "--exit", "--folder", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "name an empty or a new folder" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.fixture
+def hub_with_statistics(tmp_path: Path) -> Iterator[str]:
+    from cluster.app import aggregate
+    from cluster.config import HubConfig
+
+    hub = subprocess.Popen(
+        [sys.executable, "-m", "binsight", "hub", "serve", "--set", f"lake={tmp_path / 'lake'}", "--set", "port=0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert hub.stdout is not None
+    url = hub.stdout.readline().removeprefix("hub: ").strip()
+    for index in range(3):
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "binsight",
+                "edge",
+                "run",
+                "--set",
+                f"bin_id=bin-{index}",
+                "--set",
+                f"state={tmp_path / str(index)}",
+                "--set",
+                f"camera.seed={index}",
+                "--set",
+                "camera.fps=0",
+                "--set",
+                "camera.items=15",
+                "--set",
+                f"uplink.url={url}",
+            ],
+            check=True,
+            capture_output=True,
+        )
+    aggregate(HubConfig(lake=tmp_path / "lake"), "local")
+    yield url
+    hub.kill()
+    hub.wait()
+    hub.stdout.close()
+
+
+@pytest.mark.page
+def test_page_shows_the_statistics_in_a_real_browser(hub_with_statistics: str, tmp_path: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 1100})
+        troubles: list[str] = []
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+        page.goto(hub_with_statistics)
+        page.wait_for_selector("#bins tbody tr")
+        assert page.inner_text("#items") == "45"
+        assert page.locator("#bins tbody tr").count() == 3
+        assert page.inner_text("#missing") == "0"
+        assert re.fullmatch(r"\d+\.\d %", page.inner_text("#diverted"))
+        assert page.locator("#labels svg path").count() > 5
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.wait_for_timeout(300)
+        assert page.evaluate(
+            "document.documentElement.scrollWidth <= innerWidth"
+        )  # a telephone shows it without scrolling sideways
+        browser.close()
+    assert troubles == []
+    assert threading.active_count() < 50

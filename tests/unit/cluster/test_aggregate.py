@@ -1,0 +1,111 @@
+"""One kernel, a merge that only adds, figures that are counts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cluster import stats
+from cluster.aggregate import HISTOGRAM, Statistics, merge, partial
+from cluster.app import aggregate
+from cluster.config import HubConfig
+from cluster.lake import Lake, events_table
+from vision.errors import ConfigError, StorageError
+from vision.events import Batch, ItemEvent
+
+Make = Callable[..., ItemEvent]
+HOUR = 3_600_000
+
+
+def _rows(statistics: Statistics) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    return statistics.items.to_pylist(), statistics.outboxes.to_pylist()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["b1", "b2"]), st.sampled_from(["glass", "paper"]), st.floats(0, 1), st.integers(0, 3)
+        ),
+        min_size=3,
+        max_size=30,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_merge_does_not_care_how_events_are_parted_or_ordered(
+    tmp_path: Path, make_event: Make, rows: list[tuple[str, str, float, int]], random: object
+) -> None:
+    files = []
+    for i, (bin_id, label, confidence, hour) in enumerate(rows):
+        event = make_event(label=label, confidence=confidence, wall_utc_ms=hour * HOUR)
+        path = tmp_path / f"{i}.parquet"
+        pq.write_table(events_table([Batch(f"o-{bin_id}", bin_id, 0, ((i + 1, event),))], 5 * HOUR), path)
+        files.append(str(path))
+    whole = _rows(merge([partial(files)]))
+    cut = len(files) // 2
+    parts = [partial(files[cut:]), partial(files[:cut])]
+    assert _rows(merge(parts)) == whole
+    assert _rows(merge([merge(parts[:1]), merge(parts[1:])])) == whole
+    assert sum(row["items"] for row in whole[0]) == len(rows)
+    assert all(sum(row[name] for name in HISTOGRAM) == row["items"] for row in whole[0])
+
+
+@pytest.fixture
+def lake(tmp_path: Path, make_event: Make) -> Lake:
+    lake = Lake(tmp_path / "lake")
+    glass = tuple((n, make_event(confidence=0.95)) for n in range(1, 8))
+    doubt = (
+        (8, make_event(decision="unsure", stream="residual", confidence=1.0)),
+        (11, make_event(clock_synced=False, wall_utc_ms=0)),
+    )
+    lake.append([Batch("o1", "bin-1", 2, (*glass, *doubt))], 1_790_000_000_000)
+    lake.append(
+        [Batch("o2", "bin-2", 0, ((1, make_event(label="paper", stream="paper")),))], 1_790_000_000_000 + 24 * HOUR
+    )
+    return lake
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_statistics_hold_every_event_once_and_count_what_is_missing(lake: Lake, tmp_path: Path, engine: str) -> None:
+    done = aggregate(HubConfig(lake=tmp_path / "lake"), engine)
+    assert (done.events, done.parts) == (10, 2)
+    assert {r["stream"]: r["items"] for r in stats.query(lake, ["stream"])} == {"glass": 8, "paper": 1, "residual": 1}
+    assert [(r["bin_id"], r["events"], r["max_seq"], r["missing"], r["dropped"]) for r in stats.bins(lake)] == [
+        ("bin-1", 9, 11, 2, 2),
+        ("bin-2", 1, 1, 0, 0),
+    ]
+    hours = {r["hour_utc_ms"] for r in stats.query(lake, ["hour_utc_ms"])}
+    assert 0 not in hours  # an event of a bin without a clock is dated by its arrival
+    assert lake.events_version_of(stats.ITEMS) == lake.version("events")
+    assert stats.doubles(lake) == 0
+    assert stats.labels_in_order(lake)["bin-2"] == ["paper"]
+
+
+def test_aggregating_again_replaces_and_does_not_add(lake: Lake, tmp_path: Path) -> None:
+    for _ in range(3):
+        aggregate(HubConfig(lake=tmp_path / "lake"), "local")
+    assert sum(r["items"] for r in stats.query(lake, ["label"])) == 10
+
+
+def test_shares_carry_wilson_intervals(lake: Lake, tmp_path: Path) -> None:
+    aggregate(HubConfig(lake=tmp_path / "lake"), "local")
+    row = next(r for r in stats.query(lake, ["label"]) if r["label"] == "glass")
+    assert row["share"] == 0.9
+    # Published value for 9 of 10: 0.596 to 0.982 (Brown, Cai, DasGupta 2001, by formula).
+    assert (round(row["share_low"], 3), round(row["share_high"], 3)) == (0.596, 0.982)
+    assert stats.as_csv([row]).splitlines()[0] == "label,items,share,share_low,share_high"
+
+
+def test_an_empty_lake_and_unknown_groupings_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no event in the lake yet"):
+        aggregate(HubConfig(lake=tmp_path / "lake"), "local")
+    lake = Lake(tmp_path / "lake")
+    assert stats.query(lake, ["label"]) == []
+    assert stats.bins(lake) == []
+    assert stats.doubles(lake) == 0
+    for bad in ([], ["colour"], ["label", "stream", "decision", "bin_id"], ["label; DROP TABLE x"]):
+        with pytest.raises(ConfigError, match="by:"):
+            stats.query(lake, bad)

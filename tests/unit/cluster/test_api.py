@@ -1,0 +1,94 @@
+"""The hub's door: what it takes, what it refuses, what it answers."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from cluster.api import MAX_BODY_BYTES, create_app
+from cluster.app import aggregate
+from cluster.config import HubConfig
+from cluster.lake import Lake
+from vision.events import Batch, ItemEvent, Receipt, decode_receipt, encode_batch
+
+Make = Callable[..., ItemEvent]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> HubConfig:
+    return HubConfig(lake=tmp_path / "lake", commit_interval_s=0)
+
+
+@pytest.fixture
+def client(config: HubConfig) -> Iterator[TestClient]:
+    with TestClient(create_app(config, Lake(config.lake), lambda: 1_790_000_000_000)) as client:
+        yield client
+
+
+def test_a_batch_is_acknowledged_with_a_receipt_and_counted(
+    client: TestClient, config: HubConfig, make_event: Make
+) -> None:
+    body = encode_batch(Batch("o1", "bin-1", 0, ((1, make_event()), (2, make_event(label="paper", stream="paper")))))
+    for _ in range(2):
+        answer = client.post("/v1/batches", content=body)
+        assert answer.status_code == 200
+        assert decode_receipt(answer.content) == Receipt("o1", 2)
+    health = client.get("/v1/health").json()
+    assert health["ingest"] == {"batches": 2, "events": 2, "repeated_events": 2, "commits": 1}
+    assert (health["events_version"], health["statistics_of_version"]) == (0, -1)
+    aggregate(config, "local")
+    rows = client.get("/v1/statistics", params={"by": ["label", "stream"]}).json()["rows"]
+    assert [(r["label"], r["items"]) for r in rows] == [("glass", 1), ("paper", 1)]
+    text = client.get("/v1/statistics", params={"by": "label", "format": "csv"}).text
+    assert text.splitlines()[1].startswith("glass,1,0.5,")
+    assert client.get("/v1/bins").json()["rows"][0]["missing"] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "complaint"),
+    [
+        (b"not zlib", 400, "not zlib"),
+        (zlib.compress(b"not json"), 400, "not JSON"),
+        (zlib.compress(b'{"schema": "binsight.batch/99"}'), 400, "binsight.batch/99"),
+        (zlib.compress(bytes(64 * 1024 * 1024)), 400, "unpacks to more"),
+        (bytes(MAX_BODY_BYTES + 1), 413, "more than"),
+    ],
+)
+def test_bad_batches_are_refused_and_nothing_is_stored(
+    client: TestClient, config: HubConfig, body: bytes, status: int, complaint: str
+) -> None:
+    answer = client.post("/v1/batches", content=body)
+    assert answer.status_code == status
+    assert complaint in answer.text
+    assert Lake(config.lake).version("events") == -1
+
+
+def test_a_lake_that_cannot_store_answers_503_and_no_receipt(
+    client: TestClient, make_event: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cluster.lake.os.fsync", refuse)
+    answer = client.post("/v1/batches", content=encode_batch(Batch("o1", "b", 0, ((1, make_event()),))))
+    assert answer.status_code == 503
+    assert "No space left" in answer.text
+
+
+def test_a_hub_with_a_token_takes_only_bins_that_bring_it(tmp_path: Path, make_event: Make) -> None:
+    config = HubConfig(lake=tmp_path / "lake", token="secret", commit_interval_s=0)
+    body = encode_batch(Batch("o1", "b", 0, ((1, make_event()),)))
+    with TestClient(create_app(config, Lake(config.lake), lambda: 0)) as client:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer s\u00e9cret".encode()}):
+            assert client.post("/v1/batches", content=body, headers=headers).status_code == 401
+        assert client.post("/v1/batches", content=body, headers={"Authorization": "Bearer secret"}).status_code == 200
+
+
+def test_page_and_its_script_come_from_the_hub_itself(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "https://" not in page.text.replace("http://www.w3.org", "")  # nothing is loaded from elsewhere
+    assert client.get("/vendor/echarts.simple.min.js").status_code == 200
+    assert client.get("/v1/statistics", params={"by": "colour"}).status_code == 400

@@ -1,0 +1,166 @@
+"""The hub acknowledges only what is durable, and takes nothing twice."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from cluster.ingest import Ingest
+from cluster.lake import Lake
+from cluster.stats import doubles
+from vision.errors import StorageError
+from vision.events import Batch, ItemEvent, Receipt
+
+Make = Callable[..., ItemEvent]
+NOW = 1_790_000_000_000
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+@pytest.fixture
+def batch(make_event: Make) -> Callable[..., Batch]:
+    return lambda *numbers, outbox="o1", **fields: Batch(
+        outbox, "bin-1", 0, tuple((n, make_event(**fields)) for n in numbers)
+    )
+
+
+def _ingest(lake: Lake) -> Ingest:
+    return Ingest(lake, lambda: NOW, 0.0, 1000)
+
+
+def _numbers(lake: Lake, outbox: str = "o1") -> list[int]:
+    rows = duckdb.execute(
+        "SELECT seq FROM read_parquet(?) WHERE outbox_id = ? ORDER BY seq", [lake.files("events"), outbox]
+    )
+    return [row[0] for row in rows.fetchall()]
+
+
+def test_a_batch_sent_twice_is_stored_once_and_acknowledged_twice(lake: Lake, batch: Callable[..., Batch]) -> None:
+    ingest = _ingest(lake)
+    assert ingest.commit([batch(1, 2, 3)]) == [Receipt("o1", 3)]
+    assert ingest.commit([batch(1, 2, 3)]) == [Receipt("o1", 3)]
+    assert ingest.commit([batch(2, 3, 4), batch(4, 5)]) == [Receipt("o1", 4), Receipt("o1", 5)]
+    assert _numbers(lake) == [1, 2, 3, 4, 5]
+    assert (ingest.counters.events, ingest.counters.repeated_events) == (5, 6)
+    assert doubles(lake) == 0
+
+
+def test_a_new_hub_on_the_same_lake_knows_the_marks(lake: Lake, batch: Callable[..., Batch], tmp_path: Path) -> None:
+    _ingest(lake).commit([batch(1, 2), batch(1, outbox="o2")])
+    again = _ingest(Lake(tmp_path / "lake"))
+    assert again.commit([batch(1, 2), batch(1, outbox="o2")]) == [Receipt("o1", 2), Receipt("o2", 1)]
+    assert _numbers(lake) == [1, 2]
+
+
+def test_a_failed_commit_acknowledges_nothing_and_the_next_try_succeeds(
+    lake: Lake, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest = _ingest(lake)
+    ingest.commit([batch(1)])
+    with monkeypatch.context() as broken:
+
+        def refuse(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        broken.setattr("cluster.lake.os.fsync", refuse)
+        with pytest.raises(StorageError, match="No space left"):
+            ingest.commit([batch(2, 3)])
+    # The rows had reached the lake before the sync failed: asked again, the hub must neither lose nor double them,
+    # and must not acknowledge what it finds there before it is synced.
+    order: list[str] = []
+    real = os.sync
+    monkeypatch.setattr("cluster.lake.os.sync", lambda: (order.append("sync"), real()))
+    assert ingest.commit([batch(2, 3)]) == [Receipt("o1", 3)]
+    assert order == ["sync"]
+    assert _numbers(lake) == [1, 2, 3]
+
+
+def test_every_acknowledgement_follows_an_fsync_of_file_log_and_folders(
+    lake: Lake, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        real(descriptor)
+
+    monkeypatch.setattr("cluster.lake.os.fsync", record)
+    _ingest(lake).commit([batch(1)])
+    events = tmp_path / "lake" / "events"
+    assert any(name.endswith(".parquet") for name in synced)
+    assert str(events / "_delta_log" / "00000000000000000000.json") in synced
+    assert {
+        str(events),
+        str(events / "_delta_log"),
+        str(events.parent),
+        str(events / "arrival_date=2026-09-21"),
+    } <= set(synced)
+
+
+def test_many_bins_at_once_share_commits(lake: Lake, batch: Callable[..., Batch]) -> None:
+    async def run() -> tuple[list[Receipt], int]:
+        ingest = Ingest(lake, lambda: NOW, 0.05, 10_000)
+        task = asyncio.create_task(ingest.run())
+        receipts = await asyncio.gather(*(ingest.accept(batch(1, 2, outbox=f"o{i}")) for i in range(50)))
+        task.cancel()
+        return receipts, ingest.counters.commits
+
+    receipts, commits = asyncio.run(run())
+    assert receipts == [Receipt(f"o{i}", 2) for i in range(50)]
+    assert commits < 5
+
+
+def test_fields_of_newer_bins_reach_the_lake(lake: Lake, batch: Callable[..., Batch]) -> None:
+    _ingest(lake).commit([batch(1, extra={"lid_current_ma": 310})])
+    row = duckdb.execute("SELECT extra FROM read_parquet(?)", [lake.files("events")]).fetchone()
+    assert row == ('{"lid_current_ma": 310}',)
+
+
+def test_what_was_acknowledged_is_there_after_kill(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "from cluster.ingest import Ingest\n"
+        "from cluster.lake import Lake\n"
+        "from vision.events import Batch, ItemEvent\n"
+        "event = ItemEvent(0, 0, '', True, '', '', '', 'glass', 1.0, 1.0, 'paper', 0.0, 'known', 'glass', '', 'moved', "
+        "0.0, 0.0, 0.0, 0.0, 0.0)\n"
+        "ingest = Ingest(Lake(Path(sys.argv[1])), lambda: 0, 0, 100)\n"
+        "seq = ingest._lake.high_water_mark('o1')\n"
+        "while True:\n"
+        "    seq += 1\n"
+        "    print(ingest.commit([Batch('o1', 'b', 0, ((seq, event),))])[0].acked_seq, flush=True)\n"
+    )
+    promised = 0
+    for _ in range(3):
+        arguments = [sys.executable, "-c", script, str(tmp_path / "lake"), str(Path(__file__).parents[3])]
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(10):
+            promised = int(process.stdout.readline())
+        process.kill()
+        for line in process.stdout.read().splitlines():
+            promised = int(line)
+        process.wait()
+        process.stdout.close()
+    lake = Lake(tmp_path / "lake")
+    numbers = _numbers(lake)
+    assert promised >= 30
+    assert numbers[:promised] == list(range(1, promised + 1))
+    assert doubles(lake) == 0
+
+
+def test_a_damaged_lake_is_an_error_that_names_it(lake: Lake, batch: Callable[..., Batch], tmp_path: Path) -> None:
+    _ingest(lake).commit([batch(1)])
+    (tmp_path / "lake" / "events" / "_delta_log" / "00000000000000000000.json").write_text("{broken")
+    with pytest.raises(StorageError, match="events"):
+        lake.files("events")

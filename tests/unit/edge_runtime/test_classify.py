@@ -1,0 +1,43 @@
+"""The classifier has every bundle prove itself."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_runtime.app import classify_paths
+from edge_runtime.classify import Classifier
+from vision.bundle import probe_frame, read_manifest
+from vision.errors import BundleError
+
+
+def test_shipped_bundle_reproduces_its_known_answer_on_this_machine(shipped: Path) -> None:
+    result = Classifier(shipped).classify(probe_frame())
+    probe = read_manifest(shipped).probe
+    assert result.prediction.label == read_manifest(shipped).labels[int(np.argmax(probe.logits))]
+    assert sum(result.prediction.probabilities.values()) == pytest.approx(1)
+
+
+def test_a_missed_known_answer_is_refused(restamp: Callable[..., Path], shipped: Path) -> None:
+    wrong = [-v for v in read_manifest(shipped).probe.logits]
+    with pytest.raises(BundleError, match="known answer is missed"):
+        Classifier(restamp(probe={"logits": wrong, "tolerance": 0.5}))
+
+
+def test_a_manifest_that_names_other_tensors_is_refused(restamp: Callable[..., Path]) -> None:
+    with pytest.raises(BundleError, match="does not run"):
+        Classifier(restamp(tensors={"input": "nothing", "logits": "logits", "embedding": "embedding"}))
+
+
+def test_classify_gives_a_line_for_every_picture_readable_or_not(shipped: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "good.jpg"), probe_frame())
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:900])
+    (tmp_path / "empty").mkdir()
+    rows = list(classify_paths([tmp_path / "none.png", tmp_path, tmp_path / "empty"], shipped))
+    assert [Path(r["path"]).name for r in rows] == ["none.png", "cut.jpg", "good.jpg", "empty"]
+    assert [set(r) == {"path", "error"} for r in rows] == [True, True, False, True]
+    assert set(rows[2]) == {"path", "label", "confidence", "unknown_score", "decision", "probabilities"}
+    json.dumps(rows, allow_nan=False)

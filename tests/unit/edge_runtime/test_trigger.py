@@ -1,0 +1,75 @@
+"""One capture for each item that comes to rest."""
+
+import numpy as np
+import pytest
+
+from edge_runtime.config import TriggerConfig
+from edge_runtime.trigger import State, Trigger
+from vision.frames import Frame
+from vision.simulator.world import EMPTY_FRAMES, SimulatedItems, World
+
+
+def _frame(grey: float, spot: tuple[int, int] | None = None, noise: float = 2.0, seed: int = 0) -> Frame:
+    pixels = np.random.default_rng(seed).normal(grey, noise, (120, 160, 3))
+    if spot:
+        pixels[spot[1] : spot[1] + 30, spot[0] : spot[0] + 30] = 220
+    return Frame(np.clip(pixels, 0, 255).astype(np.uint8), 0, 0.0)
+
+
+def _watch(trigger: Trigger, frames: list[Frame]) -> list[int]:
+    return [i for i, frame in enumerate(frames) if trigger.step(frame)]
+
+
+def test_an_empty_chute_never_triggers_and_slow_light_is_followed() -> None:
+    frames = [_frame(90 + i * 0.15, seed=i) for i in range(600)]
+    trigger = Trigger(TriggerConfig())
+    assert _watch(trigger, frames) == []
+    assert trigger.state is State.EMPTY
+
+
+def test_one_capture_for_an_item_and_the_next_one_only_after_the_chute_was_empty() -> None:
+    empty, item = [_frame(90, seed=i) for i in range(5)], [_frame(90, (60, 40), seed=i) for i in range(20)]
+    assert len(_watch(Trigger(TriggerConfig()), empty + item + empty + item)) == 2
+
+
+def test_nothing_is_captured_while_it_moves() -> None:
+    falling = [_frame(90, (60, y), seed=y) for y in range(0, 80, 8)]
+    trigger = Trigger(TriggerConfig())
+    assert _watch(trigger, [_frame(90, seed=i) for i in range(5)] + falling) == []
+    assert trigger.state is State.MOVING
+
+
+def test_a_hand_that_comes_and_goes_is_no_item() -> None:
+    empty = [_frame(90, seed=i) for i in range(5)]
+    hand = [_frame(90, (x, 40), seed=x) for x in [*range(0, 60, 10), *range(60, 0, -10)]]
+    assert _watch(Trigger(TriggerConfig()), empty + hand + empty) == []
+
+
+def test_an_item_that_lay_there_before_a_restart_is_seen_with_the_saved_reference() -> None:
+    before = Trigger(TriggerConfig())
+    _watch(before, [_frame(90, seed=i) for i in range(5)])
+    lying = [_frame(90, (60, 40), seed=i) for i in range(6)]
+    assert len(_watch(Trigger(TriggerConfig(), before.reference), lying)) == 1
+    assert _watch(Trigger(TriggerConfig()), lying) == []  # without it the item is taken for the floor
+
+
+def test_a_scene_that_stays_changed_becomes_the_new_empty_chute() -> None:
+    config = TriggerConfig(stuck_frames=20)
+    trigger = Trigger(config)
+    frames = [_frame(90, seed=i) for i in range(5)] + [_frame(140, seed=i) for i in range(40)]
+    assert len(_watch(trigger, frames)) == 1  # one false count, then peace
+    assert trigger.state is State.EMPTY
+    assert len(_watch(trigger, [_frame(140, (60, 40), seed=i) for i in range(6)])) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_simulated_items_are_counted_exactly_once(seed: int) -> None:
+    world, trigger, counted = World(SimulatedItems(seed), 40, (320, 240), seed), Trigger(TriggerConfig()), 0
+    sequence = 0
+    while (pixels := world.look()) is not None:
+        sequence += 1
+        if trigger.step(Frame(pixels, sequence, 0.0)):
+            counted += 1
+            world.clear("any")
+    assert counted == 40
+    assert sequence < 40 * (EMPTY_FRAMES + 20)  # none had to wait for the world's patience

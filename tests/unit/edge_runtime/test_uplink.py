@@ -1,0 +1,129 @@
+"""What each answer of the hub does to the outbox. The hub here is a double with rules, not a mock."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.config import UplinkConfig
+from edge_runtime.outbox import Outbox
+from edge_runtime.uplink import Answer, Uplink
+from vision.errors import UplinkError
+from vision.events import ItemEvent, Receipt, decode_batch, encode_receipt
+
+Make = Callable[..., ItemEvent]
+
+
+class HubDouble:
+    """Takes batches like the hub: idempotent, refuses what it is told to refuse."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+        self.answer: Answer | None = None
+        self.down = False
+        self.poison: set[int] = set()
+        self.largest = 10_000
+        self.posts = 0
+
+    def post(self, body: bytes) -> Answer:
+        self.posts += 1
+        if self.down:
+            raise UplinkError("connection refused")
+        if self.answer:
+            return self.answer
+        batch = decode_batch(body)
+        numbers = [seq for seq, _ in batch.events]
+        if len(numbers) > self.largest:
+            return Answer(413, b"too large")
+        if self.poison & set(numbers):
+            return Answer(422, b"a field I cannot take")
+        self.taken += [n for n in numbers if n > max(self.taken, default=0)]
+        return Answer(200, encode_receipt(Receipt(batch.outbox_id, numbers[-1])))
+
+
+@pytest.fixture
+def outbox(tmp_path: Path, make_event: Make) -> Iterator[Outbox]:
+    with Outbox(tmp_path / "o.sqlite", "b") as outbox:
+        for _ in range(20):
+            outbox.append(make_event())
+        yield outbox
+
+
+def _run(outbox: Outbox, hub: HubDouble, steps: int, batch_events: int = 8) -> tuple[Uplink, list[float]]:
+    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub", batch_events=batch_events))
+    return uplink, [uplink.step() for _ in range(steps)]
+
+
+def test_all_events_arrive_in_order_and_are_forgotten(outbox: Outbox) -> None:
+    hub = HubDouble()
+    _, pauses = _run(outbox, hub, 4)
+    assert hub.taken == list(range(1, 21))
+    assert outbox.depth() == 0
+    assert pauses == [0, 0, 0, 1.0]
+
+
+def test_hub_down_keeps_everything_and_backs_off_with_jitter(outbox: Outbox) -> None:
+    hub = HubDouble()
+    hub.down = True
+    uplink, pauses = _run(outbox, hub, 12)
+    assert outbox.depth() == 20
+    assert uplink.last_error == "connection refused"
+    for i, pause in enumerate(pauses):
+        ceiling = min(0.5 * 2**i, 300)
+        assert ceiling / 2 <= pause <= ceiling
+    hub.down = False
+    for _ in range(3):
+        uplink.step()
+    assert (hub.taken, outbox.depth(), uplink.last_error) == (list(range(1, 21)), 0, "")
+
+
+@pytest.mark.parametrize("status", [301, 404, 405, 408, 429, 500, 502, 503, 504])
+def test_answers_that_say_nothing_of_the_events_never_cost_one(outbox: Outbox, status: int) -> None:
+    hub = HubDouble()
+    hub.answer = Answer(status, b"<html>")
+    _run(outbox, hub, 30)
+    assert (outbox.depth(), outbox.quarantined()) == (20, 0)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_keeps_everything_and_raises_the_alarm(outbox: Outbox, status: int) -> None:
+    hub = HubDouble()
+    hub.answer = Answer(status, b"")
+    uplink, _ = _run(outbox, hub, 5)
+    assert (outbox.depth(), outbox.quarantined()) == (20, 0)
+    assert "refuses this bin's key" in uplink.alarm
+    hub.answer = None
+    uplink.step()
+    assert uplink.alarm == ""
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"OK", b"<html>Free WiFi</html>", b'{"acked_seq": 20}', encode_receipt(Receipt("another", 20))]
+)
+def test_a_200_without_this_outboxs_receipt_is_no_acknowledgement(outbox: Outbox, body: bytes) -> None:
+    hub = HubDouble()
+    hub.answer = Answer(200, body)
+    _run(outbox, hub, 5)
+    assert outbox.depth() == 20
+
+
+def test_a_receipt_beyond_what_was_sent_acknowledges_only_what_was_sent(outbox: Outbox) -> None:
+    hub = HubDouble()
+    hub.answer = Answer(200, encode_receipt(Receipt(outbox.outbox_id, 10**9)))
+    _run(outbox, hub, 1)
+    assert outbox.depth() == 12
+
+
+def test_one_poisoned_event_is_quarantined_and_all_others_arrive(outbox: Outbox) -> None:
+    hub = HubDouble()
+    hub.poison = {7}
+    _run(outbox, hub, 30)
+    assert hub.taken == [n for n in range(1, 21) if n != 7]
+    assert (outbox.depth(), outbox.quarantined()) == (0, 1)
+
+
+def test_too_large_batches_are_halved_until_they_fit(outbox: Outbox) -> None:
+    hub = HubDouble()
+    hub.largest = 3
+    _run(outbox, hub, 30)
+    assert (hub.taken, outbox.quarantined()) == (list(range(1, 21)), 0)

@@ -1,0 +1,262 @@
+"""Training on simulator pictures: it learns, it resumes exactly, and its bundle says what torch says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from configs import load  # noqa: E402
+from training import checkpoint  # noqa: E402
+from training.config import TrainConfig  # noqa: E402
+from training.data import Pictures, epoch_batches, open_training_data  # noqa: E402
+from training.evaluate import evaluate  # noqa: E402
+from training.export import export  # noqa: E402
+from training.models import build  # noqa: E402
+from training.quantize import quantize  # noqa: E402
+from training.recipes.finetune import finetune, load_trained  # noqa: E402
+from training.report import write_evaluation, write_report  # noqa: E402
+from training.warmstart import warm_start  # noqa: E402
+from vision.bundle import read_manifest, write_bundle  # noqa: E402
+from vision.datasets import Dataset, open_dataset  # noqa: E402
+from vision.errors import BundleError, ConfigError, DatasetError  # noqa: E402
+from vision.preprocess import preprocess  # noqa: E402
+from vision.simulator.dataset import simulator_dataset  # noqa: E402
+
+NETWORK = "resnet18"  # learns from nothing within seconds
+SMALL = [
+    "model.weights=scratch",
+    "model.size_px=48",
+    "recipe.batch_size=16",
+    "recipe.ema_decay=0.9",
+    "recipe.mixup_alpha=0.2",
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pictures")
+    simulator_dataset(root, 300, 1, ("cardboard", "organic", "e_waste"))
+    return root
+
+
+def _config(pictures: Path, out: Path, *more: str) -> TrainConfig:
+    return load(TrainConfig, None, [*SMALL, f"data.root={pictures}", f"out={out}", f"model.name={NETWORK}", *more])
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    finetune(_config(pictures, out, "recipe.epochs=6", "recipe.learning_rate=0.001"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def bundles(run: Path) -> tuple[Path, Path]:
+    export(run, run / "float.onnx")
+    _, _, config = load_trained(run)
+    train, val = open_training_data(config.data, config.seed, run / "pictures")
+    # The gate has a test of its own; a network that saw 240 pictures may lose a lot to int8.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.quantize.MAX_ACCURACY_LOSS", 1.0)
+        quantize(run / "float.onnx", run / "int8.onnx", train, val)
+    return run / "float.onnx", run / "int8.onnx"
+
+
+def test_it_learns(run: Path) -> None:
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert len(history) == 6
+    assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
+    assert history[-1]["val_accuracy"] > 0.5  # chance is a third
+
+
+def test_a_killed_run_ends_exactly_like_one_that_was_not(pictures: Path, tmp_path: Path) -> None:
+    whole = _config(pictures, tmp_path / "whole", "recipe.epochs=3", "threads=1")
+    finetune(whole)
+    arguments = ["train", "--out", str(tmp_path / "killed")]
+    for key in (*SMALL, f"data.root={pictures}", f"model.name={NETWORK}", "recipe.epochs=3", "threads=1"):
+        arguments += ["--set", key]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "binsight", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    while "epoch   1" not in process.stderr.readline():
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    killed = whole.model_copy(update={"out": tmp_path / "killed"})
+    assert 1 <= len((checkpoint.load(killed.out) or {})["history"]) < 3
+    finetune(killed)
+    a, b = checkpoint.load(whole.out), checkpoint.load(killed.out)
+    assert a is not None
+    assert b is not None
+    timeless = [[{k: v for k, v in row.items() if "seconds" not in k} for row in s["history"]] for s in (a, b)]
+    assert timeless[0] == timeless[1]
+    assert all(torch.equal(a["kept"][name], b["kept"][name]) for name in a["kept"])
+
+
+def test_a_run_of_another_configuration_is_not_continued(run: Path, pictures: Path) -> None:
+    with pytest.raises(ConfigError, match="another configuration"):
+        finetune(_config(pictures, run, "recipe.epochs=9"))
+
+
+def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt: not a readable checkpoint"):
+        checkpoint.load(tmp_path)
+
+
+def test_float_bundle_agrees_with_torch_and_both_precisions_are_stamped(bundles: tuple[Path, Path]) -> None:
+    float_manifest, int8_manifest = (read_manifest(b) for b in bundles)
+    assert (float_manifest.precision, int8_manifest.precision) == ("fp32", "int8")
+    assert float_manifest.metrics["torch_logit_difference"] <= 1e-3
+    assert int8_manifest.lineage["checkpoint_sha256"] == float_manifest.lineage["checkpoint_sha256"]
+    assert "float_bundle_sha256" in int8_manifest.lineage
+    assert int8_manifest.probe != float_manifest.probe  # measured anew, not inherited
+
+
+def test_stamped_figures_are_those_of_the_bundle_itself(bundles: tuple[Path, Path], pictures: Path) -> None:
+    val = open_dataset(pictures).select("val")
+    for path in bundles:
+        manifest, result = read_manifest(path), evaluate(path, val)
+        assert result.figures["accuracy"] == manifest.metrics["val"]["accuracy"]
+        assert result.figures["recall"] == manifest.metrics["val"]["recall"]
+        assert result.figures["dataset_sha256"] == manifest.lineage["val_sha256"]
+
+
+def test_an_int8_file_cannot_pass_as_float_nor_be_quantised_again(
+    bundles: tuple[Path, Path], tmp_path: Path, pictures: Path
+) -> None:
+    float_path, int8_path = bundles
+    with pytest.raises(BundleError, match="asked to stamp fp32"):
+        write_bundle(tmp_path / "x.onnx", int8_path.read_bytes(), read_manifest(float_path))
+    data = open_dataset(pictures)
+    with pytest.raises(BundleError, match="is int8 already"):
+        quantize(int8_path, tmp_path / "y.onnx", data.select("train"), data.select("val"))
+
+
+def test_quantize_refuses_a_bundle_that_loses_too_much(
+    bundles: tuple[Path, Path], tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.quantize.MAX_ACCURACY_LOSS", -1.0)
+    data = open_dataset(pictures)
+    with pytest.raises(BundleError, match="int8 loses too much"):
+        quantize(bundles[0], tmp_path / "y.onnx", data.select("train"), data.select("val"))
+    assert not (tmp_path / "y.onnx").exists()
+
+
+def test_training_may_begin_from_a_bundle_float_or_int8(bundles: tuple[Path, Path], pictures: Path) -> None:
+    val = open_dataset(pictures).select("val")
+    for path in bundles:
+        manifest = read_manifest(path)
+        model = build(NETWORK, len(manifest.labels), 0.0, "scratch")
+        x_nhwc = torch.from_numpy(np.concatenate([preprocess(p, manifest.preprocess) for p in Pictures(val.samples)]))
+        warm_start(model, manifest.labels, path, x_nhwc)
+        with torch.inference_mode():
+            logits = model.eval()(x_nhwc)[0].numpy()
+        truth = np.array([manifest.labels.index(s.label) for s in val.samples])
+        assert (logits.argmax(1) == truth).mean() >= manifest.metrics["val"]["accuracy"] - 0.05
+        # In training mode the statistics are the batch's own: near the same function, or it could not learn.
+        with torch.no_grad():
+            assert (model.train()(x_nhwc)[0].argmax(1).numpy() == truth).mean() >= manifest.metrics["val"][
+                "accuracy"
+            ] - 0.1
+    with pytest.raises(ConfigError, match="another network"):
+        warm_start(build("resnet34", 3, 0.0, "scratch"), manifest.labels, bundles[0], x_nhwc)
+
+
+def test_reports_are_self_contained_pages_with_the_mistakes(
+    bundles: tuple[Path, Path], run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    val = open_dataset(pictures).select("val")
+    result = evaluate(bundles[1], val)
+    mistakes = sum(p.label != s.label for p, s in zip(result.predictions, val.samples, strict=True))
+    for page in (write_report(run), write_evaluation(tmp_path / "e", bundles[1], val, result)):
+        text = page.read_text()
+        assert "<svg" in text
+        assert 'src="http' not in text
+    assert text.count("<figure>") == min(mistakes, 24)
+    assert json.loads((tmp_path / "e" / "evaluation.json").read_text()) == result.figures
+
+
+def test_epochs_are_equal_for_equal_keys_and_cover_every_picture(pictures: Path) -> None:
+    samples = open_dataset(pictures).select("train").samples
+    spec = TrainConfig().model.preprocess()
+    targets = np.arange(len(samples))
+
+    def epoch(seed: int, number: int) -> tuple[np.ndarray, list[int]]:
+        batches = list(epoch_batches(Pictures(samples), targets, spec, 32, (seed, number), 1.0))
+        return batches[0][0], [int(t) for _, ts in batches for t in ts]
+
+    first, order = epoch(0, 0)
+    assert sorted(order) == list(range(len(samples)))
+    assert np.array_equal(first, epoch(0, 0)[0])
+    assert not np.array_equal(first, epoch(0, 1)[0])
+    assert epoch(1, 0)[1] != order
+
+
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "resnet18", "efficientnet_b0", "vit_b_16", "convnext_tiny", "densenet121"]
+)
+def test_any_torchvision_classifier_by_name(name: str) -> None:
+    with torch.device("meta"):
+        model = build(name, 5, 0.0, "scratch")
+    assert model.head.out_features == 5
+    assert model.head.in_features >= 256
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "complaint"),
+    [
+        ("mobilenet_v99", "scratch", "no classifier 'mobilenet_v99'"),
+        ("squeezenet1_0", "scratch", "does not end in a linear layer"),
+        ("mobilenet_v3_small", "none.safetensors", r"no such file: none\.safetensors"),
+    ],
+)
+def test_impossible_networks_and_weights_are_explained(name: str, weights: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        build(name, 5, 0.0, weights)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "w.pt")
+    with pytest.raises(ConfigError, match="does not fit mobilenet_v3_small"):
+        build("mobilenet_v3_small", 5, 0.0, str(tmp_path / "w.pt"))
+
+
+def test_evaluating_on_labels_that_the_bundle_lacks_is_an_error(
+    bundles: tuple[Path, Path], picture_folder: Path
+) -> None:
+    with pytest.raises(DatasetError, match="does not know glass, paper"):
+        evaluate(bundles[0], open_dataset(picture_folder))
+
+
+def test_a_picture_that_cannot_be_read_stops_training_with_its_name(pictures: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(pictures)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(dataset.samples[0].path.read_bytes()[:500])
+    with pytest.raises(Exception, match=r"broken\.jpg.*truncated"):
+        Pictures(Dataset("x", (dataset.samples[0].__class__(broken, "b", "glass", "train", "g"),)).samples)[0]
+
+
+def test_augmentation_keeps_type_and_leaves_the_original_alone() -> None:
+    from training.augment import augment
+
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8), (160, 120))
+    before = picture.copy()
+    differs = 0
+    for seed in range(30):
+        changed = augment(picture, np.random.default_rng(seed), 1.0)
+        assert (changed.shape, changed.dtype) == (picture.shape, np.uint8)
+        differs += not np.array_equal(changed, picture)
+    assert np.array_equal(picture, before)
+    assert differs == 30
+    assert augment(picture, np.random.default_rng(0), 0.0) is picture

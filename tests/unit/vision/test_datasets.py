@@ -1,0 +1,99 @@
+"""Readers, label maps, grouped splits."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vision.datasets import Sample, open_dataset, read_label_map, split_by_group
+from vision.errors import DatasetError
+
+
+def test_class_folders_become_a_set_with_a_split(picture_folder: Path) -> None:
+    dataset = open_dataset(picture_folder)
+    assert dataset.counts() == {"glass": 12, "paper": 12}
+    assert {s.split for s in dataset.samples} == {"train", "val"}
+
+
+def test_labels_come_from_a_map_and_never_from_folder_names(picture_folder: Path) -> None:
+    (picture_folder / "glass").rename(picture_folder / "Flaschen")
+    dataset = open_dataset(picture_folder)
+    assert dataset.counts() == {"paper": 12}
+    assert dict(dataset.left_out) == {"Flaschen": 12}
+    mapped = open_dataset(picture_folder, {"Flaschen": "glass", "paper": None})
+    assert mapped.counts() == {"glass": 12}
+
+
+def test_folder_without_a_known_label_says_what_it_found_and_what_to_do(picture_folder: Path) -> None:
+    (picture_folder / "glass").rename(picture_folder / "Flaschen")
+    (picture_folder / "paper").rename(picture_folder / "Zeitung")
+    with pytest.raises(DatasetError, match=r"Flaschen \(12\).*--label-map"):
+        open_dataset(picture_folder)
+
+
+def test_empty_and_missing_folders_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no picture in it"):
+        open_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="no such folder"):
+        open_dataset(tmp_path / "none")
+
+
+def test_splits_csv_is_read_with_groups_licence_and_suspects(picture_folder: Path) -> None:
+    (picture_folder / "splits.csv").write_text(
+        "path,label,split,group,label_suspect,licence\n"
+        "glass/00.png,glass,train,g1,0,CC0\n"
+        "paper/00.png,paper,val,g2,1,CC0\n"
+    )
+    dataset = open_dataset(picture_folder)
+    assert [(s.label, s.split, s.group, s.suspect) for s in dataset.samples] == [
+        ("glass", "train", "g1", False),
+        ("paper", "val", "g2", True),
+    ]
+    assert dataset.licence == "CC0"
+    with pytest.raises(DatasetError, match="no picture in split 'test'"):
+        dataset.select("test")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("path,label\n", "column missing: split"),
+        ("path,label,split\nglass/99.png,glass,train\n", "line 2: no such picture"),
+        ("path,label,split\nglass/00.png,wood,train\n", "no picture has a known label"),
+    ],
+)
+def test_bad_splits_csv_names_file_and_line(picture_folder: Path, text: str, complaint: str) -> None:
+    (picture_folder / "splits.csv").write_text(text)
+    with pytest.raises(DatasetError, match=complaint):
+        open_dataset(picture_folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"a": "wood"}'])
+def test_bad_label_map_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "map.json").write_text(text)
+    with pytest.raises(DatasetError):
+        read_label_map(tmp_path / "map.json")
+    good = {"Flaschen": "glass", "Rest": None}
+    (tmp_path / "map.json").write_text(json.dumps(good))
+    assert read_label_map(tmp_path / "map.json") == good
+
+
+def test_digest_changes_with_a_picture_and_not_with_the_place(picture_folder: Path, tmp_path: Path) -> None:
+    first = open_dataset(picture_folder).digest()
+    moved = picture_folder.rename(tmp_path / "elsewhere")
+    assert open_dataset(moved).digest() == first
+    (moved / "glass" / "00.png").write_bytes((moved / "glass" / "01.png").read_bytes())
+    assert open_dataset(moved).digest() != first
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), min_size=1, max_size=60), st.integers(0, 5))
+def test_no_group_is_on_both_sides_of_a_split(pairs: list[tuple[str, int]], seed: int) -> None:
+    samples = [Sample(Path(str(i)), f"{i:03}", label, "", f"g{group}") for i, (label, group) in enumerate(pairs)]
+    split = split_by_group(samples, 0.3, seed)
+    sides: dict[str, set[str]] = {}
+    for sample in split:
+        sides.setdefault(sample.group, set()).add(sample.split)
+    assert all(len(side) == 1 for side in sides.values())
+    assert split == split_by_group(reversed(samples), 0.3, seed)

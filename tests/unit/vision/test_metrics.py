@@ -1,0 +1,49 @@
+"""Figures against hand-made cases and against definitions."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vision import metrics
+
+
+def test_hand_made_confusion() -> None:
+    m = metrics.confusion_matrix(np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 1]), 3)
+    assert m.tolist() == [[2, 1, 0], [0, 2, 0], [0, 0, 0]]
+    assert metrics.accuracy(m) == 0.8
+    assert metrics.recall_per_label(m)[:2].tolist() == [2 / 3, 1]
+    assert np.isnan(metrics.recall_per_label(m)[2])
+    assert metrics.precision_per_label(m)[:2].tolist() == [1, 2 / 3]
+    assert metrics.macro_f1(m) == pytest.approx(0.8)  # the label that does not occur is not averaged in
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
+def test_auroc_is_the_chance_that_a_positive_scores_higher(rows: list[tuple[int, bool]]) -> None:
+    score, positive = np.array([r[0] for r in rows], float), np.array([r[1] for r in rows])
+    pairs = [(p > n) + 0.5 * (p == n) for p in score[positive] for n in score[~positive]]
+    value = metrics.auroc(score, positive)
+    assert np.isnan(value) if not pairs else value == pytest.approx(np.mean(pairs))
+
+
+def test_calibration_error_of_a_calibrated_and_of_a_boastful_model() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.3, 1, 200_000)
+    honest = rng.random(200_000) < confidence
+    assert metrics.calibration_error(confidence, honest) < 0.01
+    assert metrics.calibration_error(np.ones(100), np.arange(100) < 60) == pytest.approx(0.4)
+
+
+def test_risk_coverage_ends_at_the_error_rate() -> None:
+    coverage, risk = metrics.risk_coverage(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, False]))
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
+    assert risk.tolist() == pytest.approx([0, 0, 1 / 3, 0.5])
+
+
+def test_group_bootstrap_is_wider_than_pretending_independence() -> None:
+    rng = np.random.default_rng(0)
+    right = np.repeat(rng.random(40) < 0.8, 25)  # 40 objects, 25 pictures each, all right or all wrong
+    grouped = metrics.group_bootstrap([str(i // 25) for i in range(1000)], lambda i: float(right[i].mean()), 300)
+    single = metrics.group_bootstrap([str(i) for i in range(1000)], lambda i: float(right[i].mean()), 300)
+    assert grouped[1] - grouped[0] > 2 * (single[1] - single[0])
+    assert grouped[0] < right.mean() < grouped[1]
