@@ -64,8 +64,8 @@ def train(
     from training.recipes.finetune import finetune
     from training.report import write_report
 
-    extra = [f"out={out}"] if out else []
-    settings = load(TrainConfig, config, [*(override or []), *extra])
+    settings = load(TrainConfig, config, override or [])
+    settings = settings.model_copy(update={"out": out}) if out else settings
     last = finetune(settings)
     page = write_report(settings.out)
     print(
@@ -131,6 +131,7 @@ def evaluate(
     chosen = _bundle(bundle)
     result = evaluate_bundle(chosen, dataset, threads, _bar("evaluating"))
     if predictions:
+        predictions.parent.mkdir(parents=True, exist_ok=True)
         rows = zip(dataset.samples, result.predictions, strict=True)
         lines = [{"path": str(s.path), "truth": s.label, "label": p.label, "confidence": p.confidence} for s, p in rows]
         predictions.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -37,7 +38,6 @@ RECIPE = (
 )
 SIMULATOR_IMAGES = 2000
 BIN_FPS = 8.0
-PATIENCE_S = 300.0
 
 console = Console(highlight=False)
 
@@ -85,6 +85,8 @@ def run_demo(
         BinsightError: a step failed; the message names it and its log.
     """
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that hub and bins are stopped as by Ctrl-C
+    _check_port(port)
     _begin_anew(folder)
     console.rule("1 · train")
     source = f"data.root={data.resolve()}" if data else f"data.simulator_images={SIMULATOR_IMAGES}"
@@ -112,6 +114,18 @@ def run_demo(
             console.print("serving until Ctrl-C")
             _serve_until_interrupted()
     return adds_up
+
+
+def _check_port(port: int) -> None:
+    """Find out before minutes of training that another hub, an earlier demo perhaps, holds the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"--port {port} is taken ({error.strerror}); stop what listens there, or name another"
+            ) from error
 
 
 def _begin_anew(folder: Path) -> None:
@@ -168,7 +182,7 @@ def _make_bin(folder: Path, index: int, items: int, data: Path | None, address: 
         camera |= {
             "kind": "folder",
             "source": str(data.resolve()),
-            "split": "val" if (data / "splits.csv").is_file() else "",
+            "split": "val",
         }
     else:
         camera |= {"kind": "simulator"}
@@ -191,7 +205,9 @@ def _watch(fleet: list[_Bin], items: int) -> str:
     for member in fleet:
         member.start()
     victim, story = fleet[min(1, len(fleet) - 1)], ""
-    deadline = time.monotonic() + PATIENCE_S
+    # An item takes about two seconds at BIN_FPS where the machine keeps up.
+    patience_s = 120 + 6 * items * max(1.0, len(fleet) / 10)
+    deadline = time.monotonic() + patience_s
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("items served", total=items * len(fleet))
@@ -206,7 +222,7 @@ def _watch(fleet: list[_Bin], items: int) -> str:
                 victim.start()
             progress.update(bar, completed=sum(line.what == "cleared" for m in fleet for line in m.ledger()))
             if time.monotonic() > deadline:
-                raise BinsightError(f"the bins are not done after {PATIENCE_S:.0f} s; see {victim.state.parent}/*.log")
+                raise BinsightError(f"the bins are not done after {patience_s:.0f} s; see {victim.state.parent}/*.log")
             time.sleep(0.05)
         progress.update(bar, completed=sum(line.what == "cleared" for m in fleet for line in m.ledger()))
     if failed := [m.name for m in fleet if m.process and m.process.returncode]:

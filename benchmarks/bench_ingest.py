@@ -11,8 +11,8 @@ from cluster.lake import Lake
 from vision.events import Batch, ItemEvent, decode_batch, encode_batch
 
 EVENT = ItemEvent(
-    1_790_000_000_000, 5000, "boot", True, "m" * 64, "eu-low", "1", "glass", 0.93, 0.9, "plastic", 0.05, "known", "glass",
-    "glass at 0.93", "moved", 0.2, 2.1, 2.6, 120.0, 300.0,
+    1_790_000_000_000, 5000, "boot", True, "m" * 64, "eu-low", "1", "glass", 0.93, 0.9, "plastic", 0.05, "known",
+    "glass", "glass at 0.93", "moved", 0.2, 2.1, 2.6, 120.0, 300.0,
 )  # fmt: skip
 
 

@@ -36,7 +36,9 @@ def serve(config: HubConfig) -> None:
     Raises:
         ConfigError: the address cannot be bound.
     """
-    app = create_app(config, Lake(config.lake), lambda: time.time_ns() // 1_000_000)
+    lake = Lake(config.lake)
+    lake.claim()
+    app = create_app(config, lake, lambda: time.time_ns() // 1_000_000)
     listener = socket.socket(socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

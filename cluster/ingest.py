@@ -71,11 +71,11 @@ class Ingest:
                 events += len(group[-1][0].events)
             try:
                 receipts = await asyncio.to_thread(self.commit, [batch for batch, _ in group])
-            except StorageError as error:
-                log.error("ingest: %s; %d batches are refused", error, len(group))
+            except Exception as error:
+                log.exception("ingest: %d batches are refused", len(group))
                 for _, future in group:
                     if not future.done():
-                        future.set_exception(error)
+                        future.set_exception(StorageError(f"the batch could not be stored ({error})"))
                 continue
             for (_, future), receipt in zip(group, receipts, strict=True):
                 if not future.done():  # a bin that hung up will ask again
@@ -100,7 +100,7 @@ class Ingest:
         if fresh:
             try:
                 self._lake.append(fresh, self._now_utc_ms())
-            except StorageError:
+            except BaseException:
                 # The commit may or may not have reached the disk: ask the lake again next time.
                 for outbox_id in marks:
                     self._marks.pop(outbox_id, None)

@@ -9,12 +9,14 @@ so a hub keeps no state of its own and cannot take a batch twice.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
@@ -50,7 +52,12 @@ class Lake:
         self._root = root
         # False while the disk may hold commits that nobody has synced: after a start, and after a failed commit.
         self._settled = False
-        root.mkdir(parents=True, exist_ok=True)
+        if unquote(str(root.resolve())) != str(root.resolve()):
+            raise StorageError(f"{root}: deltalake takes %XX in a path for an encoded letter; name another folder")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{root}: the lake's folder cannot be made ({error.strerror})") from error
 
     def high_water_mark(self, outbox_id: str) -> int:
         """Return the greatest event number of an outbox that is durable here, 0 for an unknown one."""
@@ -80,7 +87,7 @@ class Lake:
     def files(self, name: str) -> list[str]:
         """Return the Parquet files of a table's newest version; empty if there is no such table."""
         table = self._open(name)
-        return sorted(table.file_uris()) if table else []
+        return sorted(unquote(urlsplit(uri).path) for uri in table.file_uris()) if table else []
 
     def files_by_arrival(self) -> dict[str, list[str]]:
         """Return the event files of each arrival date: the unit of aggregation."""
@@ -99,9 +106,26 @@ class Lake:
         table = self._open(name)
         return int(table.history(1)[0].get("events_version", -1)) if table else -1
 
+    def claim(self) -> None:
+        """Become the one hub that takes events into this lake, until the process ends.
+
+        Raises:
+            StorageError: another hub is.
+        """
+        self._claim = (self._root / ".hub.lock").open("w")
+        try:
+            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(
+                f"{self._root}: another hub takes events into this lake; stop it, or name another lake"
+            ) from error
+
+    def _uri(self, name: str) -> str:
+        return (self._root / name).resolve().as_uri()
+
     def _open(self, name: str) -> DeltaTable | None:
         try:
-            return DeltaTable(str(self._root / name))
+            return DeltaTable(self._uri(name))
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
@@ -117,8 +141,8 @@ class Lake:
         )
         try:
             # A table that is not there yet is made by the same call.
-            write_deltalake(str(path), table, mode=mode, partition_by=partition_by, commit_properties=properties)
-            _sync(path, DeltaTable(str(path)).version())
+            write_deltalake(self._uri(name), table, mode=mode, partition_by=partition_by, commit_properties=properties)
+            _sync(path, DeltaTable(self._uri(name)).version())
         except (DeltaError, OSError) as error:
             self._settled = False
             raise StorageError(f"{path}: the commit failed ({error})") from error
@@ -146,7 +170,9 @@ def _sync(table: Path, version: int) -> None:
     """fsync what one commit wrote: data files, log entry, and every folder up to the lake's own."""
     log = table / "_delta_log" / f"{version:020}.json"
     actions = [json.loads(line) for line in log.read_text().splitlines()]
-    written = [table / action["add"]["path"] for action in actions if "add" in action]
+    written = [table / unquote(action["add"]["path"]) for action in actions if "add" in action]
+    # Every hundredth commit or so also leaves a checkpoint: a lost one would make the whole table unreadable.
+    written += [*log.parent.glob(f"{version:020}.checkpoint*.parquet"), *log.parent.glob("_last_checkpoint")]
     folders = {table.parent, table, log.parent, *(path.parent for path in written)}
     for path in (*written, log, *folders):
         descriptor = os.open(path, os.O_RDONLY)

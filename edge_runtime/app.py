@@ -24,7 +24,7 @@ from edge_runtime.rules import load_rules
 from edge_runtime.trigger import Trigger
 from edge_runtime.uplink import HttpTransport, Uplink
 from vision.datasets import image_paths, read_image
-from vision.errors import ImageError
+from vision.errors import BinsightError, ImageError, StorageError
 from vision.frames import Pixels
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,12 @@ def run(config: EdgeConfig, drain_s: float = 30.0) -> Health:
     rules, classifier = load_rules(config.rules), Classifier(config.bundle, config.threads)
     cv2.setNumThreads(1)  # pictures are small: threads cost more than they bring, and they are onnxruntime's
     clock, health = SystemClock(), Health(config.bin_id, model=classifier.manifest.model_id)
-    config.state.mkdir(parents=True, exist_ok=True)
+    try:
+        config.state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"state: {config.state} cannot be made ({error.strerror}); name a folder to write to"
+        ) from error
     camera, world = open_camera(config.camera, config.state, clock)
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
@@ -72,7 +77,10 @@ def run(config: EdgeConfig, drain_s: float = 30.0) -> Health:
             camera.close()
             if uplink:
                 uplink.stop()
-            housekeeping(force=True)
+            try:
+                housekeeping(force=True)
+            except (BinsightError, OSError) as error:
+                log.error("the last health could not be written: %s", error)
     return health
 
 

@@ -12,10 +12,13 @@ import numpy as np
 from edge_runtime.clock import Clock
 from edge_runtime.config import CameraConfig
 from vision.datasets import Dataset, Sample, image_paths, open_dataset
-from vision.errors import CameraError
+from vision.errors import CameraError, DatasetError
 from vision.frames import Camera, Frame
 from vision.simulator.catalogue import CATALOGUE
 from vision.simulator.world import Items, Photographs, SimulatedItems, World
+from vision.taxonomy import MATERIALS_1
+
+_REOPEN_S = 0.5
 
 
 class VideoFile:
@@ -58,7 +61,7 @@ class LiveCamera:
     """
 
     def __init__(self, source: str, size_px: tuple[int, int], stale_after_s: float, clock: Clock) -> None:
-        self._video, self._clock, self._source = _open(source, *size_px), clock, source
+        self._video, self._clock, self._source, self._size_px = _open(source, *size_px), clock, source, size_px
         self._stale_after_s = stale_after_s
         self._newest: Frame | None = None
         self._arrived, self._closed = threading.Condition(), threading.Event()
@@ -83,21 +86,26 @@ class LiveCamera:
         """Stop reading and release the device."""
         self._closed.set()
         self._thread.join(timeout=self._stale_after_s)
-        self._video.release()
 
     def _pump(self) -> None:
         sequence = 0
         while not self._closed.is_set():
-            good, pixels = self._video.read()
-            if not good:
-                self._closed.wait(0.5)
-                self._video.open(int(self._source) if self._source.isdigit() else self._source)
-                continue
+            try:
+                good, pixels = self._video.read()
+                if not good:
+                    self._closed.wait(_REOPEN_S)
+                    self._video.release()
+                    self._video = _open(self._source, *self._size_px)
+                    continue
+            except (CameraError, cv2.error):
+                continue  # read() says in words that no frame comes; here it is tried again
             sequence += 1
             frame = Frame(np.asarray(pixels, np.uint8), sequence, self._clock.now().monotonic_ms, self._source)
             with self._arrived:
                 self._newest = frame
                 self._arrived.notify()
+        # Released by the thread that reads: a device taken away under a read can crash the process.
+        self._video.release()
 
 
 class WorldCamera:
@@ -140,7 +148,7 @@ def open_camera(config: CameraConfig, state: Path, clock: Clock) -> tuple[Camera
         pictures = _pictures(Path(config.source), config.split)
         items, count = Photographs(pictures, config.seed), config.items or len(pictures.samples)
     else:
-        items, count = SimulatedItems(config.seed, config.labels or tuple(CATALOGUE)), config.items
+        items, count = SimulatedItems(config.seed, MATERIALS_1.ordered(config.labels or CATALOGUE)), config.items
     world = World(items, count, size_px, config.seed, state / "truth.jsonl", dark_floor=config.kind == "folder")
     return WorldCamera(world, config.fps, clock), world
 
@@ -148,8 +156,11 @@ def open_camera(config: CameraConfig, state: Path, clock: Clock) -> tuple[Camera
 def _pictures(root: Path, split: str) -> Dataset:
     if not root.is_dir():
         raise CameraError(f"camera.source: no such folder: {root}")
-    if (root / "splits.csv").is_file():
+    try:
         dataset = open_dataset(root)
+    except DatasetError:
+        dataset = None  # pictures without labels are items as well
+    if dataset:
         return dataset.select(split) if split else dataset
     samples = tuple(Sample(p, p.name, "", "", p.name) for p in image_paths(root))
     if not samples:

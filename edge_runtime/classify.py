@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from vision.bundle import Manifest, bundle_digest, probe_frame, read_manifest
+from vision.bundle import Manifest, bundle_digest, probe_frame, read_bundle
 from vision.decision import Decision, Prediction, decide, to_prediction
 from vision.errors import BundleError
 from vision.frames import Pixels
@@ -39,13 +39,14 @@ class Classifier:
     """
 
     def __init__(self, bundle: Path, threads: int = 2) -> None:
-        self.manifest: Manifest = read_manifest(bundle)
-        self.digest = bundle_digest(bundle)
+        data, manifest = read_bundle(bundle)
+        self.manifest: Manifest = manifest
+        self.digest = bundle_digest(data)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(str(bundle), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BundleError(f"{bundle}: onnxruntime refuses the graph: {error}") from error
         self._prove(bundle)
@@ -64,11 +65,16 @@ class Classifier:
     def _prove(self, bundle: Path) -> None:
         m = self.manifest
         try:
-            logits = self._session.run([m.tensors.logits], {m.tensors.input: preprocess(probe_frame(), m.preprocess)})[
-                0
-            ][0]
+            x_nhwc = preprocess(probe_frame(), m.preprocess)
+            (logits,), (embedding,) = self._session.run(
+                [m.tensors.logits, m.tensors.embedding], {m.tensors.input: x_nhwc}
+            )
         except Exception as error:
             raise BundleError(f"{bundle}: the graph does not run: {error}") from error
+        if embedding.shape != m.stats.centroids_kd.shape[1:]:
+            raise BundleError(
+                f"{bundle}: the graph's embedding is not of the size that the manifest's statistics are for"
+            )
         worst = float(np.abs(logits - np.array(m.probe.logits)).max()) if len(logits) == len(m.labels) else np.inf
         if not worst <= m.probe.tolerance:
             raise BundleError(

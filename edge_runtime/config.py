@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from configs import CONFIG_FOLDER, StrictModel
 
@@ -29,7 +29,7 @@ class CameraConfig(StrictModel):
     """
 
     kind: Literal["device", "file", "url", "folder", "simulator"] = "simulator"
-    source: str = "0"
+    source: Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)] = "0"
     split: str = ""
     width_px: int = Field(default=640, ge=64, le=4096)
     height_px: int = Field(default=480, ge=48, le=4096)

@@ -9,21 +9,25 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
-from vision.errors import StorageError
+from vision.errors import StorageError, WireError
 from vision.events import Batch, ItemEvent
+
+T = TypeVar("T")
 
 _PAGE_BYTES = 4096
 _WAL_PAGES = 64
 # Dropped at once when full, so that not every append has to drop.
 _DROP_EVENTS = 64
+# Quarantined events span at most so many numbers; older ones go.
+_QUARANTINED = 1000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (seq INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS quarantine (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, reason TEXT NOT NULL);
@@ -71,34 +75,27 @@ class Outbox:
         Raises:
             StorageError: the disk refuses; the event is counted as dropped with the next one that can be stored.
         """
-        body = json.dumps(event.to_dict(), separators=(",", ":"))
+        body = json.dumps(event.to_dict(), separators=(",", ":"), allow_nan=False)
         with self._lock:
             try:
-                try:
-                    return self._insert(body)
-                except apsw.FullError:
-                    if not self._at_its_bound():
-                        raise  # the disk is full of something else: giving up stored events would not help
-                    self._drop_oldest()
-                    return self._insert(body)
+                return self._with_room(lambda: self._insert(body))
             except apsw.Error as error:
                 self._dropped_in_memory += 1
                 raise StorageError(f"{self._path}: the event could not be stored ({error})") from error
 
     def peek(self, limit: int) -> Batch | None:
         """Return the oldest events, at most `limit`, without removing them; None if there are none."""
-        with self._lock:
+        with self._guarded("read"):
+            rows: list[Any] = self._db.execute("SELECT seq, body FROM event ORDER BY seq LIMIT ?", (limit,)).fetchall()
+            dropped = int(self._meta("dropped"))
+        events = []
+        for seq, body in rows:
             try:
-                rows: list[Any] = self._db.execute(
-                    "SELECT seq, body FROM event ORDER BY seq LIMIT ?", (limit,)
-                ).fetchall()
-                dropped = int(self._meta("dropped"))
-            except apsw.Error as error:
-                raise StorageError(f"{self._path}: the outbox cannot be read ({error})") from error
-        if not rows:
-            return None
-        events = tuple((int(seq), ItemEvent.from_dict(json.loads(body))) for seq, body in rows)
-        return Batch(self.outbox_id, self._bin_id, dropped, events)
+                events.append((int(seq), ItemEvent.from_dict(json.loads(body))))
+            except (WireError, ValueError) as error:
+                # Written by another version, or damaged: it must not hold up all that come after it.
+                self.quarantine(int(seq), str(error))
+        return Batch(self.outbox_id, self._bin_id, dropped, tuple(events)) if events else None
 
     def ack(self, seq: int) -> None:
         """Forget all events up to and including `seq`: the hub holds them."""
@@ -106,9 +103,8 @@ class Outbox:
 
     def quarantine(self, seq: int, reason: str) -> None:
         """Set one event aside that the hub will never take; it is kept for a technician."""
-        with self._lock, self._transaction():
-            self._db.execute("INSERT INTO quarantine SELECT seq, body, ? FROM event WHERE seq = ?", (reason, seq))
-            self._db.execute("DELETE FROM event WHERE seq = ?", (seq,))
+        with self._guarded("written"):
+            self._with_room(lambda: self._set_aside(seq, reason))
 
     def depth(self) -> int:
         """Return the number of events that wait."""
@@ -120,7 +116,7 @@ class Outbox:
 
     def dropped(self) -> int:
         """Return how many events were lost for want of room in the life of this outbox."""
-        with self._lock:
+        with self._guarded("read"):
             return int(self._meta("dropped")) + self._dropped_in_memory
 
     def close(self) -> None:
@@ -137,6 +133,14 @@ class Outbox:
         self.close()
 
     @contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except apsw.Error as error:
+                raise StorageError(f"{self._path}: the outbox cannot be {what} ({error})") from error
+
+    @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -146,6 +150,24 @@ class Outbox:
             if self._db.in_transaction:  # a full disk has rolled back already
                 self._db.execute("ROLLBACK")
             raise
+
+    def _with_room(self, write: Callable[[], T]) -> T:
+        try:
+            return write()
+        except apsw.FullError:
+            if not self._at_its_bound():
+                raise  # the disk is full of something else: giving up stored events would not help
+            self._drop_oldest()
+            return write()
+
+    def _set_aside(self, seq: int, reason: str) -> None:
+        with self._transaction():
+            rows = self._db.execute("DELETE FROM event WHERE seq = ? RETURNING body", (seq,)).fetchall()
+            self._db.execute(
+                "DELETE FROM quarantine WHERE seq <= (SELECT max(seq) FROM quarantine) - ?", (_QUARANTINED,)
+            )
+            for (body,) in rows:
+                self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?)", (seq, body, reason[:500]))
 
     def _insert(self, body: str) -> int:
         with self._transaction():
@@ -175,14 +197,11 @@ class Outbox:
         self._db.execute("UPDATE meta SET value = value + ? WHERE key = 'dropped'", (count,))
 
     def _change(self, sql: str, values: tuple[object, ...]) -> None:
-        with self._lock:
-            try:
-                self._db.execute(sql, values)
-            except apsw.Error as error:
-                raise StorageError(f"{self._path}: the outbox cannot be written ({error})") from error
+        with self._guarded("written"):
+            self._db.execute(sql, values)
 
     def _count(self, sql: str) -> int:
-        with self._lock:
+        with self._guarded("read"):
             rows: list[Any] = self._db.execute(sql).fetchall()
             return int(rows[0][0])
 

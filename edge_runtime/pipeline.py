@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,13 +11,14 @@ from collections.abc import Callable
 import cv2
 
 from edge_runtime.actuate import Actuator
-from edge_runtime.classify import Classifier
+from edge_runtime.classify import Classified, Classifier
 from edge_runtime.clock import Clock
 from edge_runtime.health import Health
 from edge_runtime.outbox import Outbox
 from edge_runtime.rules import RuleBook
 from edge_runtime.trigger import Trigger
-from vision.errors import CameraError, StorageError
+from vision.decision import Decision, Prediction
+from vision.errors import BinsightError, CameraError, StorageError
 from vision.events import ItemEvent
 from vision.frames import Camera, Frame, Pixels
 
@@ -49,7 +51,7 @@ class Pipeline:
         self._every_frame = every_frame
 
     def run(self, stop: threading.Event) -> None:
-        """Serve until the camera ends or `stop` is set. A fault opens the lid to the fallback and the bin goes on."""
+        """Serve until the camera ends or `stop` is set; a fault is counted and the bin goes on."""
         while not stop.is_set():
             try:
                 frame = self._camera.read()
@@ -58,23 +60,31 @@ class Pipeline:
                 self._health.camera, self._health.frames = "ok", self._health.frames + 1
                 if self._trigger.step(frame):
                     self.serve(frame)
-                self._every_frame()
             except CameraError as error:
+                if self._health.camera != str(error):
+                    log.warning("%s", error)
                 self._health.camera = str(error)
-                log.warning("%s", error)
+                stop.wait(_RETRY_S)
+            except Exception:  # noqa: BLE001  the bin's service loop: the next person must be served
+                self._count_fault("the bin's loop")
+                stop.wait(_RETRY_S)
+            try:
                 self._every_frame()
-                stop.wait(_RETRY_S)
-            except Exception:
-                # The one place where everything is caught: a bin in the street must serve the next person.
-                self._health.faults += 1
-                log.exception("fault; the lid opens to %s", self._rules.fallback)
-                self._actuator.execute(self._rules.fallback)
-                stop.wait(_RETRY_S)
+            except (BinsightError, OSError):
+                self._count_fault("housekeeping")
 
     def serve(self, frame: Frame) -> ItemEvent:
-        """Classify one item, move the lid, store the event; return it, stored or not."""
+        """Classify one item, move the lid, store the event; return it, stored or not.
+
+        A classifier that fails is an outcome too: the lid opens to the fallback, and the event says "fault".
+        """
         started = time.perf_counter()
-        result = self._classifier.classify(frame.pixels_hwc)
+        try:
+            result = self._classifier.classify(frame.pixels_hwc)
+        except Exception as error:  # noqa: BLE001  a person stands before the bin, whatever broke
+            self._count_fault("the classifier")
+            nothing = Prediction(label="", confidence=0.0, second_label="", margin=0.0, unknown_score=0.0)
+            result = Classified(nothing, Decision("fault", "", f"the classifier failed: {error!r}"[:200]), 0.0, 0.0)
         stream = self._rules.stream(result.decision)
         outcome = self._actuator.execute(stream)
         total_ms = 1000 * (time.perf_counter() - started)
@@ -89,10 +99,10 @@ class Pipeline:
             rule_book=self._rules.id,
             rule_book_version=self._rules.version,
             label=prediction.label,
-            confidence=round(prediction.confidence, 5),
-            margin=round(prediction.margin, 5),
+            confidence=_finite(prediction.confidence),
+            margin=_finite(prediction.margin),
             second_label=prediction.second_label,
-            unknown_score=round(prediction.unknown_score, 5),
+            unknown_score=_finite(prediction.unknown_score),
             decision=result.decision.kind,
             stream=stream,
             reason=result.decision.reason,
@@ -111,6 +121,15 @@ class Pipeline:
             self._health.unrecorded += 1
             log.error("%s", error)
         return event
+
+    def _count_fault(self, where: str) -> None:
+        self._health.faults += 1
+        log.exception("fault in %s", where)
+
+
+def _finite(value: float) -> float:
+    """Return a figure as an event can hold it: a network that gave NaN is a fault, told by `decision`."""
+    return round(value, 5) if math.isfinite(value) else 0.0
 
 
 def _quality(pixels_hwc: Pixels) -> tuple[float, float]:

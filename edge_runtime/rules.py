@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from configs import StrictModel, load
+from configs import CONFIG_FOLDER, StrictModel, load
 from vision.decision import Decision
 from vision.errors import ConfigError
 from vision.taxonomy import TAXONOMIES
@@ -49,6 +49,8 @@ def load_rules(path: Path) -> RuleBook:
     Raises:
         ConfigError: names file, key and what is missing.
     """
+    if not path.suffix and not path.exists():
+        path = CONFIG_FOLDER / "rules" / f"{path}.yaml"  # the name of one that ships
     book = load(RuleBook, path)
     if book.taxonomy not in TAXONOMIES:
         raise ConfigError(f"{path}: taxonomy: unknown {book.taxonomy!r}; known: {', '.join(TAXONOMIES)}")

@@ -21,7 +21,7 @@ import httpx2
 
 from edge_runtime.config import UplinkConfig
 from edge_runtime.outbox import Outbox
-from vision.errors import BinsightError, UplinkError, WireError
+from vision.errors import UplinkError, WireError
 from vision.events import decode_receipt, encode_batch
 
 log = logging.getLogger(__name__)
@@ -136,9 +136,10 @@ class Uplink:
         while not self._stop.is_set():
             try:
                 pause_s = self.step()
-            except BinsightError as error:
-                log.error("uplink: %s", error)
-                pause_s = self._back_off(str(error))
+            except Exception as error:
+                log.exception("uplink")
+                self.alarm = f"the uplink fails: {error!r}; events are kept"
+                pause_s = self._back_off(self.alarm)
             self._stop.wait(pause_s)
 
     def _refused(self, numbers: list[int], answer: Answer) -> float:

@@ -11,6 +11,7 @@ import torch
 
 from training.config import TrainConfig
 from vision.bundle import write_atomically
+from vision.datasets import Dataset
 from vision.errors import ConfigError
 
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -43,6 +44,6 @@ def digest(run: Path) -> str:
     return hashlib.sha256((run / CHECKPOINT_NAME).read_bytes()).hexdigest()
 
 
-def recipe_key(config: TrainConfig) -> str:
-    """Return what must be equal for a run to be continued: everything but where it runs."""
-    return config.model_dump_json(exclude={"out", "threads", "device"})
+def recipe_key(config: TrainConfig, train: Dataset, val: Dataset) -> str:
+    """Return what must be equal for a run to be continued: the data and every setting but where it runs."""
+    return f"{config.model_dump_json(exclude={'out', 'threads', 'device'})} {train.digest()} {val.digest()}"

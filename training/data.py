@@ -29,7 +29,7 @@ def open_training_data(config: DataConfig, seed: int, scratch: Path) -> tuple[Da
     if config.root is None:
         dataset = simulator_dataset(scratch, config.simulator_images, seed)
     else:
-        dataset = open_dataset(config.root, read_label_map(config.label_map) if config.label_map else None, seed=seed)
+        dataset = open_dataset(config.root, read_label_map(config.label_map) if config.label_map else None)
     train, val = dataset.select("train"), dataset.select("val")
     if config.drop_suspect:
         kept = tuple(s for s in train.samples if not s.suspect)

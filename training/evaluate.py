@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from vision import metrics
-from vision.bundle import Manifest, Tensors, bundle_digest, read_manifest
+from vision.bundle import Manifest, Tensors, bundle_digest, read_bundle
 from vision.datasets import Dataset, read_image
 from vision.decision import Prediction, decide, to_prediction
 from vision.errors import BundleError, DatasetError
@@ -57,7 +57,7 @@ class Evaluation:
     outputs: Outputs
 
 
-def open_session(bundle: Path | bytes, threads: int) -> ort.InferenceSession:
+def open_session(bundle: bytes, threads: int) -> ort.InferenceSession:
     """Return an onnxruntime session with the options that the bin uses.
 
     Raises:
@@ -67,9 +67,7 @@ def open_session(bundle: Path | bytes, threads: int) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(
-            bundle if isinstance(bundle, bytes) else str(bundle), options, providers=["CPUExecutionProvider"]
-        )
+        return ort.InferenceSession(bundle, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BundleError(f"onnxruntime refuses the graph: {error}") from error
 
@@ -105,13 +103,13 @@ def evaluate(bundle: Path, dataset: Dataset, threads: int = 2, watch: Watch = it
     Raises:
         BundleError, DatasetError, ImageError
     """
-    manifest = read_manifest(bundle)
-    session = open_session(bundle, threads)
+    data, manifest = read_bundle(bundle)
+    session = open_session(data, threads)
     outputs = run_graph(
         session, manifest.tensors, manifest.preprocess, (read_image(s.path) for s in dataset.samples), watch
     )
     predictions, figures, matrix = judge(manifest, dataset, outputs)
-    figures["bundle_sha256"] = bundle_digest(bundle)
+    figures["bundle_sha256"] = bundle_digest(data)
     return Evaluation(figures, predictions, matrix, outputs)
 
 
@@ -151,6 +149,8 @@ def judge(
         "recall": dict(zip(labels, metrics.recall_per_label(matrix).tolist(), strict=True)),
         "precision": dict(zip(labels, metrics.precision_per_label(matrix).tolist(), strict=True)),
         "calibration_error": metrics.calibration_error(confidence_n, correct_n),
+        # Thresholds and temperature look better on the very pictures that they were fitted on.
+        "policy_fitted_on_these_pictures": manifest.lineage.get("val_sha256") == dataset.digest(),
         "decided_share": float(known_n.mean()),
         "decided_accuracy": float(correct_n[known_n].mean()) if known_n.any() else None,
         "graph_ms_median": float(np.median(outputs.milliseconds_n)),

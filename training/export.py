@@ -14,8 +14,8 @@ from training import checkpoint
 from training.data import Pictures, open_training_data
 from training.evaluate import Outputs, Watch, judge, open_session, run_graph
 from training.models import Classifier
-from training.policy import centroids, cross_fitted_calibration_error, fit_policy
-from training.recipes.finetune import load_trained
+from training.policy import centroids, cross_fitted_figures, fit_policy
+from training.recipes.finetune import load_trained, no_denormals
 from vision.bundle import Manifest, Probe, Tensors, probe_frame, write_bundle
 from vision.datasets import Dataset
 from vision.decision import DecisionPolicy, EmbeddingStats
@@ -30,6 +30,7 @@ MAX_LOGIT_DIFFERENCE = 1e-3
 PROBE_TOLERANCE = {"fp32": 0.02, "int8": 1.0}
 
 
+@no_denormals()
 def export(run: Path, out: Path, threads: int = 2, watch: Watch = iter) -> Manifest:
     """Export a run's kept weights, compare them with torch on every val picture, fit the policy, write the bundle.
 
@@ -42,7 +43,6 @@ def export(run: Path, out: Path, threads: int = 2, watch: Watch = iter) -> Manif
     Raises:
         BundleError: graph and torch disagree on a label, or on a logit by more than MAX_LOGIT_DIFFERENCE.
     """
-    torch.set_flush_denormal(True)
     model, labels, config = load_trained(run)
     spec = config.model.preprocess()
     train, val = open_training_data(config.data, config.seed, run / "pictures")
@@ -104,8 +104,10 @@ def write_measured(out: Path, onnx_bytes: bytes, manifest: Manifest, val: Datase
     del figures["graph_ms_median"]  # a time belongs to a machine, not to a model
     targets = np.array([manifest.labels.index(s.label) for s in val.samples])
     groups = [s.group for s in val.samples]
-    # The temperature in the bundle is fitted on all of val; its calibration error there would flatter.
-    figures["calibration_error"] = cross_fitted_calibration_error(outputs.logits_nk, targets, groups)
+    # The policy in the bundle is fitted on all of val; what it does there would flatter it.
+    scores = np.array([manifest.stats.unknown_score(e) for e in outputs.embeddings_nd])
+    figures |= cross_fitted_figures(outputs.logits_nk, targets, scores, groups, manifest.labels)
+    del figures["policy_fitted_on_these_pictures"]
     return write_bundle(out, onnx_bytes, replace(manifest, metrics={**manifest.metrics, "val": figures}))
 
 

@@ -49,19 +49,39 @@ def fit_policy(logits_nk: Floats, targets_n: Ints, unknown_scores_n: Floats, lab
     return DecisionPolicy(round(temperature, 5), minimum, round(highest, 5))
 
 
-def cross_fitted_calibration_error(logits_nk: Floats, targets_n: Ints, groups: Sequence[str], folds: int = 5) -> float:
-    """Return the calibration error where no picture was used to fit its own temperature.
+def cross_fitted_figures(
+    logits_nk: Floats,
+    targets_n: Ints,
+    unknown_scores_n: Floats,
+    groups: Sequence[str],
+    labels: tuple[str, ...],
+    folds: int = 5,
+) -> dict[str, float | None]:
+    """Return calibration error and what the thresholds do, where no picture was used to fit its own policy.
 
-    The temperature of a fold is fitted on the other folds; a group is never on both sides.
+    The policy of a fold is fitted on the other folds; a group is never on both sides.
+
+    Returns:
+        calibration_error, decided_share, decided_accuracy (None if nothing is decided).
     """
     _, group_n = np.unique(np.asarray(groups), return_inverse=True)
     fold_n = np.random.default_rng(0).permutation(int(group_n.max()) + 1)[group_n] % folds
-    confidence, correct = np.zeros(len(targets_n)), logits_nk.argmax(1) == targets_n
+    predicted = logits_nk.argmax(1)
+    confidence, decided = np.zeros(len(targets_n)), np.zeros(len(targets_n), dtype=bool)
     for fold in range(folds):
         held = fold_n == fold
-        temperature = fit_temperature(logits_nk[~held], targets_n[~held])
-        confidence[held] = softmax(logits_nk[held], temperature).max(1)
-    return calibration_error(confidence, correct)
+        if not held.any() or held.all():
+            continue
+        policy = fit_policy(logits_nk[~held], targets_n[~held], unknown_scores_n[~held], labels)
+        confidence[held] = softmax(logits_nk[held], policy.temperature).max(1)
+        needed = np.array([policy.min_confidence[label] for label in labels])[predicted[held]]
+        decided[held] = (confidence[held] >= needed) & (unknown_scores_n[held] <= policy.max_unknown_score)
+    correct = predicted == targets_n
+    return {
+        "calibration_error": calibration_error(confidence, correct),
+        "decided_share": float(decided.mean()),
+        "decided_accuracy": float(correct[decided].mean()) if decided.any() else None,
+    }
 
 
 def centroids(embeddings_nd: Floats, targets_n: Ints) -> EmbeddingStats:

@@ -53,6 +53,7 @@ def quantize(bundle: Path, out: Path, train: Dataset, val: Dataset, threads: int
     source = read_manifest(bundle)
     if source.precision != "fp32":
         raise BundleError(f"{bundle}: is {source.precision} already; quantise a float bundle")
+    before = _val_accuracy(source, val)
     chosen = np.unique(np.linspace(0, len(train.samples) - 1, CALIBRATION_PICTURES).astype(int))
     samples = tuple(train.samples[i] for i in chosen)
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +86,7 @@ def quantize(bundle: Path, out: Path, train: Dataset, val: Dataset, threads: int
         lineage={**source.lineage, "float_bundle_sha256": bundle_digest(bundle)},
     )
     targets = np.array([source.labels.index(s.label) for s in val.samples])
-    accuracy, before = float((outputs.logits_nk.argmax(1) == targets).mean()), _val_accuracy(source, val)
+    accuracy = float((outputs.logits_nk.argmax(1) == targets).mean())
     if accuracy < before - MAX_ACCURACY_LOSS:
         raise BundleError(
             f"{bundle}: int8 loses too much: accuracy {accuracy:.3f} on {val.name} val, {before:.3f} as float "

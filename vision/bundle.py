@@ -131,9 +131,15 @@ def read_manifest(path: Path) -> Manifest:
     return parse_bundle(_read_bytes(path), str(path))
 
 
-def bundle_digest(path: Path) -> str:
+def read_bundle(path: Path) -> tuple[bytes, Manifest]:
+    """Read a bundle once and verify it: what is run is then what was verified, whatever becomes of the file."""
+    data = _read_bytes(path)
+    return data, parse_bundle(data, str(path))
+
+
+def bundle_digest(data: bytes | Path) -> str:
     """Return the sha256 of the whole file, hex: the identity of a model in events and reports."""
-    return hashlib.sha256(_read_bytes(path)).hexdigest()
+    return hashlib.sha256(data if isinstance(data, bytes) else _read_bytes(data)).hexdigest()
 
 
 def parse_bundle(data: bytes, name: str) -> Manifest:
@@ -142,6 +148,8 @@ def parse_bundle(data: bytes, name: str) -> Manifest:
     try:
         for field_number, value in _fields(data):
             if field_number == _GRAPH_FIELD:
+                if graph:
+                    raise ValueError("two graphs")  # protobuf would merge them into one that no digest covers
                 graph = value
             elif field_number == _METADATA_FIELD:
                 entry = dict(_fields(value))
@@ -239,7 +247,7 @@ def _manifest_from_json(text: str, name: str) -> Manifest:
             tensors=Tensors(**d["tensors"]),
             policy=DecisionPolicy(**d["policy"]),
             stats=EmbeddingStats(raw.reshape(len(labels), d["embedding"]["size"]).astype(np.float32)),
-            probe=Probe(tuple(d["probe"]["logits"]), d["probe"]["tolerance"]),
+            probe=Probe(tuple(map(float, d["probe"]["logits"])), float(d["probe"]["tolerance"])),
             metrics=d["metrics"],
             lineage=d["lineage"],
             data_licences=d["data_licences"],
@@ -249,6 +257,8 @@ def _manifest_from_json(text: str, name: str) -> Manifest:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{name}: the manifest is incomplete or malformed ({error!r})") from error
+    if not 0 <= manifest.probe.tolerance < 10:
+        raise BundleError(f"{name}: a probe with tolerance {manifest.probe.tolerance} proves nothing")
     if len(manifest.probe.logits) != len(labels):
         raise BundleError(f"{name}: the probe has {len(manifest.probe.logits)} logits for {len(labels)} labels")
     return manifest

@@ -8,6 +8,7 @@ in `extra` and passed on, for a newer bin talks to an older hub. No picture is e
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -19,7 +20,9 @@ BATCH_SCHEMA = "binsight.batch/1"
 RECEIPT_SCHEMA = "binsight.receipt/1"
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 MAX_BATCH_EVENTS = 10_000
+MAX_TEXT_BYTES = 1000
 _MAX_SEQ = 2**53
+_MAX_INT = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +84,34 @@ class ItemEvent:
         values: dict[str, Any] = {}
         for name, kind in _EVENT_TYPES.items():
             value = document.get(name)
-            if kind is float and type(value) is int:
+            if kind is float and type(value) is int and abs(value) <= _MAX_INT:
                 value = float(value)
-            if type(value) is not kind:
-                raise WireError(f"event field {name!r} is {value!r}; {kind.__name__} expected")
+            if type(value) is not kind or not _storable(value):
+                raise WireError(f"event field {name!r} is {str(value)[:80]!r}; {kind.__name__} expected")
             values[name] = value
         extra = {k: v for k, v in document.items() if k not in _EVENT_TYPES and k != "extra"}
+        if not _json_storable(extra):
+            raise WireError("an unknown event field cannot be stored as JSON text")
         return cls(**values, extra=extra)
+
+
+def _json_storable(extra: Mapping[str, Any]) -> bool:
+    try:
+        return len(json.dumps(extra, ensure_ascii=False, allow_nan=False).encode()) <= 16 * MAX_TEXT_BYTES
+    except (ValueError, RecursionError):
+        return False
+
+
+def _storable(value: Any) -> bool:
+    """Return whether a lake's column can hold a value: 64-bit, finite, and text that is short and encodes as UTF-8."""
+    if isinstance(value, int):
+        return abs(value) <= _MAX_INT
+    if isinstance(value, float):
+        return math.isfinite(value)
+    try:
+        return len(value.encode()) <= MAX_TEXT_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
 _EVENT_TYPES: dict[str, type] = {
@@ -147,8 +171,8 @@ def decode_batch(body: bytes) -> Batch:
     outbox_id, bin_id = document.get("outbox_id"), document.get("bin_id")
     dropped, rows = document.get("dropped"), document.get("events")
     for name, text in (("outbox_id", outbox_id), ("bin_id", bin_id)):
-        if not isinstance(text, str) or not 1 <= len(text) <= 128:
-            raise WireError(f"batch field {name!r} is {text!r}; a text of 1 to 128 characters expected")
+        if not isinstance(text, str) or not 1 <= len(text) <= 128 or not _storable(text):
+            raise WireError(f"batch field {name!r} is {str(text)[:140]!r}; a text of 1 to 128 characters expected")
     if type(dropped) is not int or not 0 <= dropped < _MAX_SEQ:
         raise WireError(f"batch field 'dropped' is {dropped!r}; a count expected")
     if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_BATCH_EVENTS:

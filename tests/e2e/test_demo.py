@@ -1,5 +1,6 @@
 """The whole line on real photographs, and the page in a real browser."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -41,6 +42,30 @@ def test_demo_on_real_photographs_adds_up(shared: Path, tmp_path: Path) -> None:
     right = re.search(r"label right: (\d+)", done.stdout)
     assert right is not None
     assert int(right[1]) > 120 / 6 * 2  # twice as often as chance
+
+
+def test_demo_notices_what_does_not_add_up(tmp_path: Path) -> None:
+    from binsight_demo import _Bin, _check
+    from cluster.app import aggregate
+    from cluster.config import HubConfig
+    from cluster.ingest import Ingest
+    from cluster.lake import Lake
+    from vision.events import Batch, ItemEvent
+
+    event = ItemEvent(
+        0, 0, "", False, "", "", "", "glass", 1.0, 1.0, "paper", 0.0, "known", "glass", "", "moved", *[0.0] * 5
+    )
+    Ingest(Lake(tmp_path / "lake"), lambda: 1, 0, 100).commit([Batch("o", "bin-01", 0, ((1, event), (2, event)))])
+    aggregate(HubConfig(lake=tmp_path / "lake"), "local")
+    member = _Bin("bin-01", tmp_path / "x.yaml", tmp_path / "bin-01")
+    member.state.mkdir()
+    for dropped, good in ((2, True), (3, False), (1, False)):
+        lines = [
+            {"index": i, "label": "glass", "what": what} for i in range(dropped) for what in ("dropped", "cleared")
+        ]
+        (member.state / "truth.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert _check([member], tmp_path, dropped, "bin-01 was killed") is good
+    assert not _check([member], tmp_path, 1, "")  # and a demo in which nothing was killed shows nothing
 
 
 def test_demo_does_not_delete_what_is_not_its_own(tmp_path: Path) -> None:

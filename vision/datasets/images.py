@@ -59,9 +59,30 @@ def image_paths(root: Path) -> list[Path]:
 
 
 def _is_truncated(data: bytes) -> bool:
-    # OpenCV fills the missing rest of a JPEG or PNG with grey and calls it a success.
+    # OpenCV fills the missing rest of a JPEG or PNG with grey and calls it a success. What follows the end is allowed:
+    # telephones append films to their photographs.
     if data[:3] == b"\xff\xd8\xff":
-        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
+        return not _jpeg_ends(data)
     if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return b"IEND" not in data[-64:]
+        at = 8
+        while at + 12 <= len(data):
+            if data[at + 4 : at + 8] == b"IEND":
+                return False
+            at += 12 + int.from_bytes(data[at : at + 4], "big")
+        return True
+    return False
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Walk a JPEG's segments and scans to its end-of-image marker. Source: ITU-T T.81, annex B."""
+    at, scanned = 2, False
+    while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
+        marker = data[at + 1]
+        if marker == 0xD9:
+            return scanned
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD7:  # stuffed byte, fill or restart: no segment
+            at += 1 if marker == 0xFF else 2
+            continue
+        scanned |= marker == 0xDA
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False

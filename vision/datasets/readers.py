@@ -13,17 +13,26 @@ from vision.datasets.samples import Dataset, Sample, split_by_group
 from vision.errors import DatasetError
 from vision.taxonomy import MATERIALS_1, Taxonomy
 
+# SPDX id -> words that stand in the licence's own text or name it in full.
+_LICENCES = {
+    "CC-BY-NC-SA-4.0": "CC BY-NC-SA 4.0",
+    "MIT": "MIT License",
+    "CC0-1.0": "CC0 1.0",
+    "Apache-2.0": "Apache License",
+    "CC-BY-4.0": "CC BY 4.0",
+}
+
+VAL_SHARE = 0.2
 LabelMap = Mapping[str, str | None]
 
 
-def open_dataset(root: Path, label_map: LabelMap | None = None, val_share: float = 0.2, seed: int = 0) -> Dataset:
+def open_dataset(root: Path, label_map: LabelMap | None = None) -> Dataset:
     """Read a folder in whichever known form it has: a `splits.csv` in it, or one folder for each class.
 
     Args:
         root: the folder.
         label_map: name in the data -> label, or None to leave those pictures out; by default each label of the
             taxonomy stands for itself and every other name is left out and reported in `Dataset.left_out`.
-        val_share, seed: for class folders, which have no split of their own.
 
     Raises:
         DatasetError: no such folder, no picture in it, or no picture with a known label.
@@ -32,7 +41,7 @@ def open_dataset(root: Path, label_map: LabelMap | None = None, val_share: float
         raise DatasetError(f"{root}: no such folder. Name one with a splits.csv or with one sub-folder for each label.")
     if (root / "splits.csv").is_file():
         return read_splits_csv(root, label_map)
-    return read_class_folders(root, label_map, val_share, seed)
+    return read_class_folders(root, label_map)
 
 
 def read_splits_csv(root: Path, label_map: LabelMap | None = None) -> Dataset:
@@ -42,7 +51,7 @@ def read_splits_csv(root: Path, label_map: LabelMap | None = None) -> Dataset:
         DatasetError: the file lacks a column, names a missing picture, or leaves no sample.
     """
     index = root / "splits.csv"
-    with index.open(newline="", encoding="utf-8") as file:
+    with index.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if missing := {"path", "label", "split"} - set(reader.fieldnames or ()):
             raise DatasetError(f"{index}: column missing: {', '.join(sorted(missing))}")
@@ -63,7 +72,7 @@ def read_splits_csv(root: Path, label_map: LabelMap | None = None) -> Dataset:
     return _checked(root, samples, left_out, licence)
 
 
-def read_class_folders(root: Path, label_map: LabelMap | None = None, val_share: float = 0.2, seed: int = 0) -> Dataset:
+def read_class_folders(root: Path, label_map: LabelMap | None = None) -> Dataset:
     """Read a folder with one sub-folder for each class, or with train/ and val/ above those.
 
     Without train/ and val/ the split is drawn by `split_by_group`, each picture its own group.
@@ -84,7 +93,7 @@ def read_class_folders(root: Path, label_map: LabelMap | None = None, val_share:
     if not samples and not left_out:
         raise DatasetError(f"{root}: no picture in it. Expected one sub-folder of pictures for each label.")
     if not has_splits:
-        samples = list(split_by_group(samples, val_share, seed))
+        samples = list(split_by_group(samples, VAL_SHARE))
     return _checked(root, samples, left_out, _licence_of(root))
 
 
@@ -113,9 +122,8 @@ def _mapped(name: str, label_map: LabelMap | None, taxonomy: Taxonomy = MATERIAL
 def _licence_of(root: Path) -> str:
     for name in ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENSE-and-source.md"):
         if (file := root / name).is_file():
-            return next(
-                (w for w in ("NC-SA", "MIT", "CC0", "Apache-2.0", "CC BY") if w in file.read_text("utf-8")), name
-            )
+            text = file.read_text("utf-8", errors="replace")
+            return next((spdx for spdx, title in _LICENCES.items() if title in text), name)
     return "unknown"
 
 

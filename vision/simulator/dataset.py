@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from vision.bundle import write_atomically
 from vision.datasets import Dataset, read_splits_csv
+from vision.errors import DatasetError
 from vision.frames import Pixels
 from vision.simulator.catalogue import CATALOGUE
 from vision.simulator.scene import render
@@ -36,11 +38,14 @@ def simulator_dataset(root: Path, images: int, seed: int, labels: tuple[str, ...
         {"images": images, "seed": seed, "labels": labels, "size": [PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX]}
     )
     stamp = root / "recipe.json"
+    if (root / "splits.csv").exists() and not stamp.exists():
+        raise DatasetError(f"{root}: holds a set that the simulator did not make; name an empty or a new folder")
     if not (stamp.is_file() and stamp.read_text() == recipe):
         jobs = [(root, labels[i % len(labels)], i, seed * 1_000_000 + i) for i in range(images)]
         for label in labels:
             (root / "images" / label).mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor() as pool:
+        # Forking a process that runs threads (torch, OpenCV) can hang for ever.
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
             names = list(pool.map(_write_picture, jobs, chunksize=16))
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")

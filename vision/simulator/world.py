@@ -8,6 +8,7 @@ item still lies there when the bin comes back.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,10 +17,12 @@ import cv2
 import numpy as np
 
 from vision.datasets import Dataset, read_image
-from vision.errors import StorageError
+from vision.errors import ImageError, StorageError
 from vision.frames import Pixels
 from vision.simulator.catalogue import CATALOGUE
 from vision.simulator.scene import Chute, PlacedItem, expose, place_item, random_chute
+
+log = logging.getLogger(__name__)
 
 EMPTY_FRAMES, FALL_FRAMES, PATIENCE_FRAMES = 4, 4, 60
 
@@ -157,7 +160,12 @@ class World:
         height_px = self._chute.floor_hwc.shape[0]
         left_to_fall = max(0, EMPTY_FRAMES + FALL_FRAMES - 1 - phase)
         offset = (0, -int(height_px * 0.8 * left_to_fall / FALL_FRAMES))
-        return self._items.draw(self._index, self._chute, offset, self._rng)
+        try:
+            return self._items.draw(self._index, self._chute, offset, self._rng)
+        except ImageError as error:
+            log.warning("%s; shown as an empty chute", error)
+            self._next("missed")
+            return expose(self._chute, None, self._rng)
 
     def clear(self, stream: str) -> None:
         """Open the lid: whatever lies in the chute is gone. Clearing an empty chute does nothing."""

@@ -1,5 +1,6 @@
 """The hub's door: what it takes, what it refuses, what it answers."""
 
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +64,29 @@ def test_bad_batches_are_refused_and_nothing_is_stored(
     assert answer.status_code == status
     assert complaint in answer.text
     assert Lake(config.lake).version("events") == -1
+
+
+@pytest.mark.parametrize(
+    "change", [{"monotonic_ms": 2**70}, {"label": "\ud800"}, {"confidence": float("1e999")}, {"reason": "x" * 5000}]
+)
+def test_one_bad_event_is_refused_and_good_batches_are_still_taken(
+    client: TestClient, make_event: Make, change: dict[str, object]
+) -> None:
+    document = {"schema": "binsight.batch/1", "outbox_id": "o", "bin_id": "b", "dropped": 0}
+    document["events"] = [{**make_event().to_dict(), **change, "seq": 1}]  # type: ignore[assignment]
+    text = json.dumps(document).replace("Infinity", "1e999")
+    assert client.post("/v1/batches", content=zlib.compress(text.encode())).status_code == 400
+    assert client.post("/v1/batches", content=encode_batch(Batch("o", "b", 0, ((1, make_event()),)))).status_code == 200
+
+
+def test_a_defect_in_the_committer_costs_one_group_and_not_the_hub(
+    client: TestClient, make_event: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = encode_batch(Batch("o", "b", 0, ((1, make_event()),)))
+    with monkeypatch.context() as broken:
+        broken.setattr("cluster.lake.events_table", lambda *_: 1 / 0)
+        assert client.post("/v1/batches", content=body).status_code == 503
+    assert client.post("/v1/batches", content=body).status_code == 200
 
 
 def test_a_lake_that_cannot_store_answers_503_and_no_receipt(

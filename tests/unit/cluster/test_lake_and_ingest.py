@@ -106,6 +106,36 @@ def test_every_acknowledgement_follows_an_fsync_of_file_log_and_folders(
     } <= set(synced)
 
 
+def test_a_lake_may_lie_anywhere_and_checkpoints_are_synced(
+    tmp_path: Path, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr("cluster.lake.os.fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name))
+    lake = Lake(tmp_path / "my lake 100% #1")
+    ingest = _ingest(lake)
+    for n in range(1, 103):
+        ingest.commit([batch(n)])
+    assert _numbers(lake) == list(range(1, 103))
+    assert len(lake.files_by_arrival()["2026-09-21"]) == 102
+    written = {
+        p.name for p in (tmp_path / "my lake 100% #1" / "events" / "_delta_log").iterdir() if "checkpoint" in p.name
+    }
+    assert written
+    assert written <= set(synced)
+
+
+def test_a_lake_where_deltalake_would_lose_its_way_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="name another folder"):
+        Lake(tmp_path / "a%20b")
+
+
+def test_a_second_hub_on_the_same_lake_is_refused(tmp_path: Path) -> None:
+    first = Lake(tmp_path / "lake")
+    first.claim()
+    with pytest.raises(StorageError, match="another hub"):
+        Lake(tmp_path / "lake").claim()
+
+
 def test_many_bins_at_once_share_commits(lake: Lake, batch: Callable[..., Batch]) -> None:
     async def run() -> tuple[list[Receipt], int]:
         ingest = Ingest(lake, lambda: NOW, 0.05, 10_000)

@@ -1,5 +1,6 @@
 """The classifier has every bundle prove itself."""
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,12 @@ def test_a_missed_known_answer_is_refused(restamp: Callable[..., Path], shipped:
 def test_a_manifest_that_names_other_tensors_is_refused(restamp: Callable[..., Path]) -> None:
     with pytest.raises(BundleError, match="does not run"):
         Classifier(restamp(tensors={"input": "nothing", "logits": "logits", "embedding": "embedding"}))
+
+
+def test_statistics_of_another_embedding_are_refused(restamp: Callable[..., Path]) -> None:
+    small = base64.b64encode(np.ones((6, 8), "<f2").tobytes()).decode()
+    with pytest.raises(BundleError, match="embedding is not of the size"):
+        Classifier(restamp(embedding={"size": 8, "centroids_f16_base64": small}))
 
 
 def test_classify_gives_a_line_for_every_picture_readable_or_not(shipped: Path, tmp_path: Path) -> None:

@@ -114,6 +114,24 @@ def test_quarantine_keeps_the_event_out_of_the_way(tmp_path: Path, make_event: M
         assert (outbox.depth(), outbox.quarantined()) == (2, 1)
 
 
+def test_a_full_outbox_can_still_quarantine_and_what_cannot_be_read_holds_nothing_up(
+    tmp_path: Path, make_event: Make
+) -> None:
+    with Outbox(tmp_path / "o.sqlite", "b", max_bytes=256 * 1024) as outbox:
+        for _ in range(1500):
+            outbox.append(make_event(reason="x" * 200))
+        for _ in range(100):
+            batch = outbox.peek(1)
+            assert batch is not None
+            outbox.quarantine(batch.events[0][0], "400: " + "y" * 900)
+        outbox.append(make_event())
+        outbox._db.execute("UPDATE event SET body = '{\"label\": 1}' WHERE seq = (SELECT min(seq) FROM event)")
+        depth, batch = outbox.depth(), outbox.peek(10)
+        assert batch is not None
+        assert len(batch.events) == 9
+        assert outbox.depth() == depth - 1
+
+
 def test_a_file_that_is_no_outbox_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "o.sqlite"
     path.write_bytes(b"not a database" * 100)

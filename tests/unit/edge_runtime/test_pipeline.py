@@ -3,15 +3,18 @@
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from configs import load
 from edge_runtime.actuate import SimulatedActuator
 from edge_runtime.app import run
-from edge_runtime.capture import WorldCamera, open_camera
-from edge_runtime.classify import Classifier
+from edge_runtime.capture import LiveCamera, VideoFile, WorldCamera, open_camera
+from edge_runtime.classify import Classified, Classifier
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import CameraConfig, EdgeConfig, TriggerConfig
 from edge_runtime.health import Health
@@ -19,10 +22,12 @@ from edge_runtime.outbox import Outbox
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
 from edge_runtime.trigger import Trigger
-from vision.errors import CameraError, StorageError
-from vision.events import ItemEvent
-from vision.frames import Camera, Frame
+from vision.decision import decide
+from vision.errors import CameraError, DatasetError, StorageError
+from vision.events import ItemEvent, decode_batch, encode_batch
+from vision.frames import Camera, Frame, Pixels
 from vision.simulator.world import SimulatedItems, World, read_ledger
+from vision.taxonomy import MATERIALS_1
 
 
 def _config(tmp_path: Path, *more: str) -> EdgeConfig:
@@ -60,7 +65,13 @@ def test_pictures_of_a_folder_are_items(tmp_path: Path, picture_folder: Path) ->
 class _Parts:
     """A pipeline on a simulated chute whose parts a test may replace."""
 
-    def __init__(self, tmp_path: Path, shipped: Path, camera: Callable[[World], Camera] | None = None) -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        shipped: Path,
+        camera: Callable[[World], Camera] | None = None,
+        every_frame: Callable[[], None] = lambda: None,
+    ) -> None:
         self.world = World(SimulatedItems(1), 4, (160, 120), 1, tmp_path / "truth.jsonl")
         self.rules, self.health, self.clock = load_rules(EdgeConfig().rules), Health("b"), SystemClock()
         self.classifier, self.outbox = Classifier(shipped), Outbox(tmp_path / "o.sqlite", "b")
@@ -73,7 +84,7 @@ class _Parts:
             self.outbox,
             self.clock,
             self.health,
-            lambda: None,
+            every_frame,
         )
 
 
@@ -87,7 +98,84 @@ def test_a_fault_in_the_classifier_opens_the_lid_to_residual_and_the_bin_goes_on
     parts.pipeline.run(threading.Event())
     cleared = [line.stream for line in read_ledger(tmp_path / "truth.jsonl") if line.what == "cleared"]
     assert cleared[0] == parts.rules.fallback
-    assert (len(cleared), parts.health.faults, parts.health.items, parts.outbox.depth()) == (4, 1, 3, 3)
+    assert (len(cleared), parts.health.faults, parts.health.items, parts.outbox.depth()) == (4, 1, 4, 4)
+    batch = parts.outbox.peek(10)
+    assert batch is not None
+    assert [event.decision == "fault" for _, event in batch.events] == [True, False, False, False]
+
+
+def test_a_network_that_gives_nan_is_a_fault_whose_event_can_be_sent(
+    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = _Parts(tmp_path, shipped)
+    healthy = parts.classifier.classify
+
+    def broken(pixels: Pixels) -> Classified:
+        result, nan = healthy(pixels), float("nan")
+        prediction = replace(result.prediction, confidence=nan, margin=nan, unknown_score=nan)
+        return replace(
+            result, prediction=prediction, decision=decide(prediction, parts.classifier.manifest.policy, MATERIALS_1)
+        )
+
+    monkeypatch.setattr(parts.classifier, "classify", broken)
+    parts.pipeline.run(threading.Event())
+    batch = parts.outbox.peek(10)
+    assert batch is not None
+    assert decode_batch(encode_batch(batch)) == batch
+    assert {(event.decision, event.stream, event.confidence) for _, event in batch.events} == {
+        ("fault", "residual", 0.0)
+    }
+
+
+def test_housekeeping_that_fails_never_moves_the_lid(tmp_path: Path, shipped: Path) -> None:
+    def full_disk() -> None:
+        raise OSError(28, "No space left on device")
+
+    parts = _Parts(tmp_path, shipped, every_frame=full_disk)
+    parts.pipeline.run(threading.Event())
+    cleared = [line.stream for line in read_ledger(tmp_path / "truth.jsonl") if line.what == "cleared"]
+    batch = parts.outbox.peek(10)
+    assert batch is not None
+    assert [event.stream for _, event in batch.events] == cleared
+    assert len(cleared) == 4
+    assert parts.health.faults > 4
+
+
+def test_an_unreadable_photograph_is_left_out_of_the_count_and_named(tmp_path: Path, picture_folder: Path) -> None:
+    broken = sorted((picture_folder / "glass").iterdir())[3]
+    broken.write_bytes(broken.read_bytes()[:200])
+    health = run(_config(tmp_path, "camera.kind=folder", f"camera.source={picture_folder}", "camera.items=24"))
+    truth = read_ledger(tmp_path / "state" / "truth.jsonl")
+    assert (health.items, health.faults) == (23, 0)
+    assert [sum(line.what == what for line in truth) for what in ("cleared", "missed")] == [23, 1]
+
+
+def test_a_video_file_is_read_to_its_end_and_a_live_camera_gives_its_newest_frame(tmp_path: Path) -> None:
+    path = str(tmp_path / "film.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for i in range(12):
+        writer.write(np.full((48, 64, 3), 20 * i, np.uint8))
+    writer.release()
+    film, clock = VideoFile(path, SystemClock()), SystemClock()
+    frames = []
+    while (frame := film.read()) is not None:
+        frames.append(frame)
+    film.close()
+    assert [frame.sequence for frame in frames] == list(range(1, 13))
+    assert [round(frame.pixels_hwc.mean() / 20) for frame in frames] == list(range(12))
+    live = LiveCamera(path, (64, 48), 5.0, clock)
+    numbers = [live.read() for _ in range(3)]
+    live.close()
+    sequence = [frame.sequence for frame in numbers if frame]
+    assert len(sequence) == 3
+    assert sequence == sorted(set(sequence))
+
+
+def test_rule_books_that_ship_go_by_name_and_a_device_by_number(tmp_path: Path) -> None:
+    config = load(EdgeConfig, None, ["rules=eu-low", "camera.source=0"])
+    assert (load_rules(config.rules).id, config.camera.source) == ("eu-low", "0")
+    with pytest.raises(DatasetError, match="labels not in taxonomy"):
+        open_camera(CameraConfig(labels=("wood",)), tmp_path, SystemClock())
 
 
 def test_an_outbox_that_refuses_is_counted_and_every_person_is_still_served(

@@ -1,5 +1,6 @@
 """What each answer of the hub does to the outbox. The hub here is a double with rules, not a mock."""
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -83,6 +84,27 @@ def test_answers_that_say_nothing_of_the_events_never_cost_one(outbox: Outbox, s
     hub.answer = Answer(status, b"<html>")
     _run(outbox, hub, 30)
     assert (outbox.depth(), outbox.quarantined()) == (20, 0)
+
+
+def test_the_thread_survives_a_defect_and_says_so(outbox: Outbox) -> None:
+    hub, failed = HubDouble(), threading.Event()
+    healthy = hub.post
+
+    def defect(body: bytes) -> Answer:
+        if not failed.is_set():
+            failed.set()
+            raise ZeroDivisionError
+        return healthy(body)
+
+    hub.post = defect  # type: ignore[method-assign]
+    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub", backoff_max_s=0.01, interval_s=0.01))
+    uplink.start()
+    assert failed.wait(5)
+    while outbox.depth():
+        assert uplink._thread.is_alive()
+        threading.Event().wait(0.01)
+    uplink.stop()
+    assert hub.taken == list(range(1, 21))
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ from training import checkpoint  # noqa: E402
 from training.config import TrainConfig  # noqa: E402
 from training.data import Pictures, epoch_batches, open_training_data  # noqa: E402
 from training.evaluate import evaluate  # noqa: E402
-from training.export import export  # noqa: E402
+from training.export import compare_with_torch, export  # noqa: E402
 from training.models import build  # noqa: E402
 from training.quantize import quantize  # noqa: E402
 from training.recipes.finetune import finetune, load_trained  # noqa: E402
@@ -114,10 +115,22 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
         checkpoint.load(tmp_path)
 
 
-def test_float_bundle_agrees_with_torch_and_both_precisions_are_stamped(bundles: tuple[Path, Path]) -> None:
+def test_float_bundle_agrees_with_torch_and_both_precisions_are_stamped(bundles: tuple[Path, Path], run: Path) -> None:
     float_manifest, int8_manifest = (read_manifest(b) for b in bundles)
     assert (float_manifest.precision, int8_manifest.precision) == ("fp32", "int8")
     assert float_manifest.metrics["torch_logit_difference"] <= 1e-3
+    model, labels, config = load_trained(run)
+    _, val = open_training_data(config.data, config.seed, run / "pictures")
+    result = evaluate(bundles[0], val)
+    with torch.inference_mode():
+        rows = [
+            model(torch.from_numpy(preprocess(p, config.model.preprocess())))[0].numpy() for p in Pictures(val.samples)
+        ]
+    assert [labels[int(row.argmax())] for row in rows] == [p.label for p in result.predictions]
+    assert np.abs(np.concatenate(rows) - result.outputs.logits_nk).max() <= 1e-3
+    spoiled = replace(result.outputs, logits_nk=result.outputs.logits_nk + np.float32(0.002))
+    with pytest.raises(BundleError, match="does not agree with torch: 0 of"):
+        compare_with_torch(model, config.model.preprocess(), Pictures(val.samples), spoiled)
     assert int8_manifest.lineage["checkpoint_sha256"] == float_manifest.lineage["checkpoint_sha256"]
     assert "float_bundle_sha256" in int8_manifest.lineage
     assert int8_manifest.probe != float_manifest.probe  # measured anew, not inherited

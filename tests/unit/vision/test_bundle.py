@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vision import bundle as bundle_module
 from vision.bundle import MANIFEST_KEY, bundle_digest, parse_bundle, probe_frame, read_manifest, write_bundle
 from vision.errors import BundleError
 from vision.taxonomy import MATERIALS_1
@@ -56,6 +57,8 @@ def test_writer_refuses_to_stamp_a_precision_that_the_graph_has_not(shipped: Pat
         ({"policy": {}}, "incomplete or malformed"),
         ({"probe": {"logits": [1.0], "tolerance": 1}}, "the probe has 1 logits for 6 labels"),
         ({"preprocess": {"width_px": -1, "height_px": 224, "fit": "crop", "colour_order": "rgb"}}, "outside"),
+        ({"probe": {"logits": [0.0] * 6, "tolerance": 1e999}}, "proves nothing"),
+        ({"probe": {"logits": [0.0] * 6, "tolerance": "x"}}, "incomplete or malformed"),
         ({"graph_sha256": "0" * 64}, "not the one its manifest was made for"),
     ],
 )
@@ -86,6 +89,14 @@ def test_every_flipped_byte_and_every_cut_is_noticed(shipped: Path) -> None:
     for at in rng.integers(0, len(data), 40):
         with pytest.raises(BundleError):
             parse_bundle(data[: int(at)], "cut")
+
+
+def test_a_second_graph_in_the_file_is_refused(shipped: Path) -> None:
+    data = shipped.read_bytes()
+    graph = next(value for number, value in bundle_module._fields(data) if number == 7)
+    key, varint = bundle_module._key, bundle_module._varint
+    with pytest.raises(BundleError, match="two graphs"):
+        parse_bundle(data + key(7, 2) + varint(len(graph)) + graph, "double")
 
 
 def test_onnx_without_a_manifest_and_other_files_are_refused(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def _wire(**changes: object) -> bytes:
         (_wire(), "1 to"),
         (_wire(events=[1]), "not an object"),
         (_wire(events=[{"seq": 0}]), "numbers must rise"),
-        (_wire(events=[{"seq": 1}]), "event field 'wall_utc_ms' is None"),
+        (_wire(events=[{"seq": 1}]), "event field 'wall_utc_ms' is 'None'"),
         (zlib.compress(bytes(200))[:-3], "cut short"),
     ],
 )

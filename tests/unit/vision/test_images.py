@@ -48,6 +48,16 @@ def test_truncated_picture_is_an_error_and_not_a_grey_half(tmp_path: Path, suffi
         read_image(path)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_film_after_the_photograph_does_no_harm(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"motion{suffix}"
+    cv2.imwrite(str(path), _photo())
+    data = path.read_bytes()
+    for seed in range(20):
+        path.write_bytes(data + np.random.default_rng(seed).bytes(200_000))
+        assert read_image(path).shape == (120, 160, 3)
+
+
 def test_hundred_megapixel_png_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
     path.write_bytes(_png_header(10_000, 10_000))
