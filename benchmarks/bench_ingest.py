@@ -1,8 +1,10 @@
 """Durable events a second of one hub process, by batch size: from the bytes of a request to the synced commit."""
 
+import random
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,36 @@ EVENT = ItemEvent(
 )  # fmt: skip
 
 
+def _events(count: int, seed: int) -> tuple[tuple[int, ItemEvent], ...]:
+    """Return numbered events whose figures differ as those of real ones do, so that they compress no better."""
+    rng = random.Random(seed)
+    return tuple(
+        (
+            n + 1,
+            replace(
+                EVENT,
+                wall_utc_ms=EVENT.wall_utc_ms + rng.randrange(10**8),
+                monotonic_ms=rng.randrange(10**8),
+                label=(label := rng.choice(("glass", "paper", "metal", "plastic"))),
+                stream=label,
+                reason=f"{label} at {(confidence := round(rng.random(), 5)):.2f}",
+                confidence=confidence,
+                margin=round(rng.random(), 5),
+                unknown_score=round(rng.random(), 5),
+                inference_ms=round(2 + rng.random(), 3),
+                total_ms=round(2.5 + rng.random(), 3),
+                brightness=round(255 * rng.random(), 2),
+                sharpness=round(900 * rng.random(), 2),
+            ),
+        )
+        for n in range(count)
+    )
+
+
 def measure() -> Iterator[dict[str, Any]]:
     """Yield one row for each batch size; 50 bins share each commit, as in a group commit."""
     for size in (1, 10, 100):
-        bodies = [
-            encode_batch(Batch(f"o{b}", f"bin-{b}", 0, tuple((n + 1, EVENT) for n in range(size)))) for b in range(50)
-        ]
+        bodies = [encode_batch(Batch(f"o{b}", f"bin-{b}", 0, _events(size, b))) for b in range(50)]
         with tempfile.TemporaryDirectory() as folder:
             ingest = Ingest(Lake(Path(folder)), lambda: 1_790_000_000_000, 0, 10**6)
             ingest.commit([decode_batch(body) for body in bodies])

@@ -114,5 +114,5 @@ def test_page_and_its_script_come_from_the_hub_itself(client: TestClient) -> Non
     page = client.get("/")
     assert page.status_code == 200
     assert "https://" not in page.text.replace("http://www.w3.org", "")  # nothing is loaded from elsewhere
-    assert client.get("/vendor/echarts.simple.min.js").status_code == 200
+    assert client.get("/vendor/echarts.common.min.js").status_code == 200
     assert client.get("/v1/statistics", params={"by": "colour"}).status_code == 400
