@@ -35,7 +35,7 @@ Overrides = Annotated[
 Data = Annotated[Path, typer.Option("--data", help="Folder with a splits.csv, or with one sub-folder for each label.")]
 LabelMap = Annotated[Path | None, typer.Option("--label-map", help='JSON file: {"name in the data": "label" or null}.')]
 Bundle = Annotated[Path | None, typer.Option("--bundle", help="Model bundle; the one that ships by default.")]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of onnxruntime.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, max=64, help="Threads of onnxruntime.")]
 
 
 class Format(StrEnum):
