@@ -130,6 +130,7 @@ def evaluate(
     dataset = dataset.select(split) if split else dataset
     chosen = _bundle(bundle)
     result = evaluate_bundle(chosen, dataset, threads, _bar("evaluating"))
+    print(json.dumps({**result.figures, "left_out": dict(dataset.left_out)}, indent=1), flush=True)
     if predictions:
         predictions.parent.mkdir(parents=True, exist_ok=True)
         rows = zip(dataset.samples, result.predictions, strict=True)
@@ -137,7 +138,6 @@ def evaluate(
         predictions.write_text("".join(json.dumps(line) + "\n" for line in lines))
     if out:
         print(f"report: {write_evaluation(out, chosen, dataset, result)}", file=sys.stderr)
-    print(json.dumps({**result.figures, "left_out": dict(dataset.left_out)}, indent=1))
 
 
 @app.command()
@@ -178,7 +178,7 @@ def simulate(
     ] = None,
     images: Annotated[int, typer.Option("--images", min=10, help="Pictures in the set.")] = 1000,
     labels: Annotated[str, typer.Option("--labels", help="Comma-separated; all by default.")] = "",
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal pictures.")] = 0,
 ) -> None:
     """Render pictures with the procedural bin camera."""
     import cv2
@@ -188,10 +188,11 @@ def simulate(
     from vision.simulator.dataset import contact_sheet, simulator_dataset
     from vision.taxonomy import MATERIALS_1
 
-    chosen = MATERIALS_1.ordered(labels.split(",")) if labels else tuple(CATALOGUE)
+    chosen = MATERIALS_1.ordered(label.strip() for label in labels.split(",")) if labels else tuple(CATALOGUE)
     if sheet:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(sheet), contact_sheet(8, seed, chosen)):
+        picture = contact_sheet(8, seed, chosen)
+        if not cv2.haveImageWriter(str(sheet)) or not cv2.imwrite(str(sheet), picture):
             raise ConfigError(
                 f"--sheet {sheet}: could not be written; name a .png or .jpg in a folder you may write to"
             )
@@ -294,6 +295,14 @@ def main() -> NoReturn:
         app()
     except BinsightError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader, `head` perhaps, has had enough
+        sys.exit(0)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])

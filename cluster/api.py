@@ -67,9 +67,9 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
         return Response(encode_receipt(await ingest.accept(batch)), media_type="application/json")
 
     @app.get("/v1/statistics")
-    def statistics(by: Annotated[list[str], Query()], format: str = "json") -> Response:
+    def statistics(by: Annotated[list[str] | None, Query()] = None, format: str = "json") -> Response:
         """Count items by one to three columns; `format` is json or csv."""
-        rows = stats.query(lake, by)
+        rows = stats.query(lake, by or [])
         if format == "csv":
             return PlainTextResponse(stats.as_csv(rows), media_type="text/csv")
         return JSONResponse({"by": by, "method": "count; 95 % Wilson interval of the share", "rows": rows})

@@ -45,9 +45,12 @@ def serve(config: HubConfig) -> None:
         listener.bind((config.host, config.port))
     except OSError as error:
         raise ConfigError(
-            f"host, port: {config.host}:{config.port} cannot be bound ({error.strerror}); choose another --port"
+            f"host, port: {config.host}:{config.port} cannot be bound ({error.strerror}); "
+            "choose others with --set port=... or host=..."
         ) from error
     host, port = listener.getsockname()
+    if config.token is None and not host.startswith("127."):
+        log.warning("no token: whoever reaches %s:%d can send events; set one with --set token=...", host, port)
     print(f"hub: http://{host}:{port}", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
     server.run(sockets=[listener])

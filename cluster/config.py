@@ -23,6 +23,6 @@ class HubConfig(StrictModel):
     lake: Path = Path("runs/hub/lake")
     host: str = "127.0.0.1"
     port: int = Field(default=8040, ge=0, le=65535)
-    token: str | None = None
+    token: str | None = Field(default=None, min_length=1)
     commit_interval_s: float = Field(default=0.25, ge=0, le=10)
     commit_events: int = Field(default=50_000, ge=1)

@@ -18,7 +18,7 @@ M = TypeVar("M", bound=BaseModel)
 class StrictModel(BaseModel):
     """Base of every configuration: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
 
 
 def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
@@ -54,8 +54,9 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
 
 def _override(document: dict[str, Any], item: str) -> None:
     key, equals, text = item.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {item!r}: write key.path=value")
+    if not equals or not key or not text.strip():
+        # An empty value is an unset shell variable more often than a wish.
+        raise ConfigError(f"--set {item!r}: write key.path=value (null for none)")
     *parents, last = key.split(".")
     for parent in parents:
         below = document.setdefault(parent, {})

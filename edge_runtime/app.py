@@ -53,6 +53,11 @@ def run(config: EdgeConfig, drain_s: float = 30.0) -> Health:
             f"state: {config.state} cannot be made ({error.strerror}); name a folder to write to"
         ) from error
     camera, world = open_camera(config.camera, config.state, clock)
+    if world and world.ended:
+        log.warning(
+            "%s: all items of this camera were shown before; only what waits for the hub is sent. "
+            "For new items name another folder with --set state=...", config.state / "truth.jsonl",
+        )  # fmt: skip
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,6 +86,8 @@ def run(config: EdgeConfig, drain_s: float = 30.0) -> Health:
                 housekeeping(force=True)
             except (BinsightError, OSError) as error:
                 log.error("the last health could not be written: %s", error)
+    if world and world.missed:
+        log.warning("%d items lay in the chute unnoticed or could not be read; see truth.jsonl", world.missed)
     return health
 
 

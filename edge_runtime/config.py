@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from configs import CONFIG_FOLDER, StrictModel
 
@@ -22,21 +22,22 @@ class CameraConfig(StrictModel):
         split: of a folder with a splits.csv; "" takes all pictures.
         width_px, height_px: asked of a device; size of simulated frames.
         fps: pace of folder and simulator; 0 is as fast as the bin can.
-        items: items that folder or simulator show before they end; None for ever.
+        items: items that folder or simulator show before they end; None for ever. Counted in `state`: a bin that
+            is started again goes on where it was.
         labels: labels that the simulator throws in; empty for all.
         seed: of folder order and simulator.
         stale_after_s: a device or URL without a new frame for so long is an error.
     """
 
     kind: Literal["device", "file", "url", "folder", "simulator"] = "simulator"
-    source: Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)] = "0"
+    source: str = "0"
     split: str = ""
     width_px: int = Field(default=640, ge=64, le=4096)
     height_px: int = Field(default=480, ge=48, le=4096)
     fps: float = Field(default=10.0, ge=0, le=120)
     items: int | None = Field(default=None, ge=1)
     labels: tuple[str, ...] = ()
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     stale_after_s: float = Field(default=5.0, gt=0)
 
 
@@ -84,8 +85,8 @@ class UplinkConfig(StrictModel):
         backoff_max_s: longest pause after failures; pauses double, with jitter.
     """
 
-    url: str | None = None
-    token: str | None = None
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s/]+(/\S*)?$")
+    token: str | None = Field(default=None, min_length=1)
     batch_events: int = Field(default=100, ge=1, le=10_000)
     interval_s: float = Field(default=1.0, gt=0)
     timeout_s: float = Field(default=10.0, gt=0)

@@ -108,7 +108,7 @@ class Uplink:
         if answer.status in _CONTENT_REFUSED:
             return self._refused([seq for seq, _ in batch.events], answer)
         if answer.status in (401, 403):
-            self.alarm = f"the hub refuses this bin's key ({answer.status}); events are kept"
+            self.alarm = f"the hub refuses this bin's token ({answer.status})"
             return self._back_off(self.alarm)
         if not 200 <= answer.status < 300:
             return self._back_off(f"the hub answers {answer.status}")
@@ -138,7 +138,7 @@ class Uplink:
                 pause_s = self.step()
             except Exception as error:
                 log.exception("uplink")
-                self.alarm = f"the uplink fails: {error!r}; events are kept"
+                self.alarm = f"the uplink fails: {error!r}"
                 pause_s = self._back_off(self.alarm)
             self._stop.wait(pause_s)
 

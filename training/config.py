@@ -91,6 +91,6 @@ class TrainConfig(StrictModel):
     model: ModelConfig = ModelConfig()
     recipe: RecipeConfig = RecipeConfig()
     out: Path = Path("runs/train")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"

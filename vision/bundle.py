@@ -270,7 +270,7 @@ def _read_bytes(path: Path) -> bytes:
             raise BundleError(f"{path}: {size} bytes is no bundle for a bin (at most {MAX_BUNDLE_BYTES})")
         return path.read_bytes()
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}). Name a bundle with --bundle.") from error
+        raise BundleError(f"{path}: cannot be read ({error.strerror}). Name a bundle that is there.") from error
 
 
 def _fields(data: bytes, keep_varints: bool = False) -> Iterator[tuple[int, Any]]:

@@ -61,8 +61,7 @@ class Taxonomy:
         wanted = set(labels)
         if foreign := sorted(wanted - set(self.labels)):
             raise DatasetError(
-                f"labels not in taxonomy {self.id}: {', '.join(foreign)}; known: {', '.join(self.labels)}. "
-                "Map them with --label-map."
+                f"labels not in taxonomy {self.id}: {', '.join(foreign)}; known: {', '.join(self.labels)}"
             )
         return tuple(label for label in self.labels if label in wanted)
 

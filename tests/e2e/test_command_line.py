@@ -87,6 +87,12 @@ def test_wrong_bundles_are_refused_in_one_line(tmp_path: Path, restamp: Callable
         (["export", "nowhere", "--out", "x.onnx"], "nowhere: no training run there"),
         (["evaluate", "--data", "nowhere"], "nowhere: no such folder"),
         (["simulate"], "nothing to do"),
+        (["simulate", "--sheet", "s.xyz"], "s.xyz: could not be written"),
+        (["simulate", "--out", "/proc/none", "--images", "10"], "/proc/none"),
+        (["edge", "run", "--set", "camera.seed=-1"], "camera.seed: Input should be greater than or equal to 0"),
+        (["edge", "run", "--set", "uplink.url=hub.example.org"], "uplink.url: String should match pattern"),
+        (["hub", "serve", "--set", "token="], "write key.path=value"),
+        (["hub", "serve", "--set", "host=nosuch.host.invalid"], "choose others with --set port=... or host=..."),
         (["simulate", "--sheet", "s.png", "--labels", "wood"], "labels not in taxonomy"),
         (["hub", "aggregate", "--engine", "local"], "no event in the lake yet"),
     ],
@@ -98,6 +104,14 @@ def test_mistakes_are_one_line_with_what_to_do(tmp_path: Path, arguments: list[s
     assert done.stderr.startswith("error: ")
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_bin_whose_camera_has_shown_everything_says_so(tmp_path: Path) -> None:
+    run = ["edge", "run", "--set", "state=s", "--set", "camera.items=2", "--set", "camera.fps=0", "--set", "bin_id=7"]
+    assert "7: 2 items" in _binsight(*run, cwd=tmp_path).stdout
+    again = _binsight(*run, cwd=tmp_path)
+    assert again.returncode == 0
+    assert "all items of this camera were shown before" in again.stderr
 
 
 def test_simulator_writes_a_contact_sheet_and_a_set(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import multiprocessing
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def simulator_dataset(root: Path, images: int, seed: int, labels: tuple[str, ...
     if (root / "splits.csv").exists() and not stamp.exists():
         raise DatasetError(f"{root}: holds a set that the simulator did not make; name an empty or a new folder")
     if not (stamp.is_file() and stamp.read_text() == recipe):
+        shutil.rmtree(root / "images", ignore_errors=True)  # our own, of another recipe
         jobs = [(root, labels[i % len(labels)], i, seed * 1_000_000 + i) for i in range(images)]
         for label in labels:
             (root / "images" / label).mkdir(parents=True, exist_ok=True)

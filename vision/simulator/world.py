@@ -135,6 +135,7 @@ class World:
         if dark_floor:
             self._chute.floor_hwc = np.full_like(self._chute.floor_hwc, 0.06)
         lines = read_ledger(ledger) if ledger else []
+        self.missed = 0
         self._index = sum(line.what in ("cleared", "missed") for line in lines)
         dropped = sum(line.what == "dropped" for line in lines)
         # An item that was dropped and never cleared still lies in the chute.
@@ -144,9 +145,14 @@ class World:
             if ledger.is_file() and not ledger.read_bytes().endswith(b"\n") and ledger.stat().st_size:
                 ledger.write_text("".join(f"{json.dumps(_plain(line))}\n" for line in lines))
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last item is gone."""
+        return self._count is not None and self._index >= self._count
+
     def look(self) -> Pixels | None:
         """Return the next picture, uint8 BGR, or None when the last item is gone."""
-        if self._count is not None and self._index >= self._count:
+        if self.ended:
             return None
         phase = self._frame
         self._frame += 1
@@ -174,6 +180,7 @@ class World:
 
     def _next(self, what: str, stream: str = "") -> None:
         self._write(what, stream)
+        self.missed += what == "missed"
         self._index += 1
         self._frame = 0
 

@@ -113,7 +113,7 @@ def test_a_refused_key_keeps_everything_and_raises_the_alarm(outbox: Outbox, sta
     hub.answer = Answer(status, b"")
     uplink, _ = _run(outbox, hub, 5)
     assert (outbox.depth(), outbox.quarantined()) == (20, 0)
-    assert "refuses this bin's key" in uplink.alarm
+    assert "refuses this bin's token" in uplink.alarm
     hub.answer = None
     uplink.step()
     assert uplink.alarm == ""

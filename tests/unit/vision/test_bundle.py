@@ -105,7 +105,7 @@ def test_onnx_without_a_manifest_and_other_files_are_refused(tmp_path: Path) -> 
         path.write_bytes(content)
         with pytest.raises(BundleError, match=r"x\.onnx"):
             read_manifest(path)
-    with pytest.raises(BundleError, match="--bundle"):
+    with pytest.raises(BundleError, match="Name a bundle"):
         read_manifest(tmp_path / "none.onnx")
 
 
