@@ -296,9 +296,6 @@ def main() -> NoReturn:
     except BinsightError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader, `head` perhaps, has had enough
-        sys.exit(0)
     except OSError as error:
         if error.filename is None:
             raise
