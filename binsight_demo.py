@@ -96,10 +96,10 @@ def run_demo(
     _step("train", "--out", str(folder / "run"), *settings)
     console.rule("2 · export and quantise")
     _step("export", str(folder / "run"), "--out", str(folder / "float.onnx"))
-    _step("quantize", str(folder / "float.onnx"), "--run", str(folder / "run"), "--out", str(folder / "int8.onnx"))
+    bundle = _quantized(folder)
     with _hub(folder, port) as address:
         console.rule(f"3 · {bins} bins, {items} items each")
-        fleet = [_make_bin(folder, index, items, data, address) for index in range(bins)]
+        fleet = [_make_bin(folder, bundle, index, items, data, address) for index in range(bins)]
         try:
             killed = _watch(fleet, items)
         finally:
@@ -157,6 +157,17 @@ def _step(*arguments: str) -> None:
         raise BinsightError(f"'binsight {' '.join(arguments[:2])}' failed with exit code {done.returncode}; see above")
 
 
+def _quantized(folder: Path) -> Path:
+    """Return the int8 bundle, or the float one where int8 is refused: a minute's training may lose too much by it."""
+    float_bundle, int8_bundle = folder / "float.onnx", folder / "int8.onnx"
+    try:
+        _step("quantize", str(float_bundle), "--run", str(folder / "run"), "--out", str(int8_bundle))
+    except BinsightError:
+        console.print("int8 was refused, for the reason above: the bins run the float bundle")
+        return float_bundle
+    return int8_bundle
+
+
 @contextmanager
 def _hub(folder: Path, port: int) -> Iterator[str]:
     with (folder / "hub.log").open("wb") as log:
@@ -175,7 +186,7 @@ def _hub(folder: Path, port: int) -> Iterator[str]:
             process.kill()
 
 
-def _make_bin(folder: Path, index: int, items: int, data: Path | None, address: str) -> _Bin:
+def _make_bin(folder: Path, bundle: Path, index: int, items: int, data: Path | None, address: str) -> _Bin:
     name = f"bin-{index + 1:02}"
     camera: dict[str, Any] = {"width_px": 320, "height_px": 240, "fps": BIN_FPS, "items": items, "seed": index}
     if data:
@@ -191,7 +202,7 @@ def _make_bin(folder: Path, index: int, items: int, data: Path | None, address: 
     document = {
         "bin_id": name,
         "state": str(member.state),
-        "bundle": str(folder / "int8.onnx"),
+        "bundle": str(bundle),
         "threads": 1,
         "camera": camera,
         "uplink": {"url": address},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +44,35 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
         if not isinstance(document, dict):
             raise ConfigError(f"{path}: expected keys and values at the top, found {type(document).__name__}")
     for item in overrides:
-        _override(document, item)
+        key, equals, text = item.partition("=")
+        if not equals or not key or not text.strip():
+            # An empty value is an unset shell variable more often than a wish.
+            raise ConfigError(f"--set {item!r}: write key.path=value (null for none)")
+        try:
+            _put(document, key, yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {item!r}: {text!r} is not valid YAML") from error
+    return _validated(model, document, source)
+
+
+def with_values(config: M, values: Mapping[str, Any]) -> M:
+    """Return a configuration with other values at some key paths, such as {"recipe.epochs": 3}; checked anew.
+
+    Raises:
+        ConfigError: names key path and reason.
+    """
+    document = config.model_dump(mode="json")
+    for key, value in values.items():
+        _put(document, key, value)
+    return _validated(type(config), document, "values")
+
+
+def dump(config: BaseModel, path: Path) -> None:
+    """Write a configuration as YAML that `load` reads back."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _validated(model: type[M], document: dict[str, Any], source: str) -> M:
     try:
         return model.model_validate(document)
     except ValidationError as error:
@@ -52,21 +80,14 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
         raise ConfigError(f"{source}: " + "; ".join(reasons)) from error
 
 
-def _override(document: dict[str, Any], item: str) -> None:
-    key, equals, text = item.partition("=")
-    if not equals or not key or not text.strip():
-        # An empty value is an unset shell variable more often than a wish.
-        raise ConfigError(f"--set {item!r}: write key.path=value (null for none)")
+def _put(document: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         below = document.setdefault(parent, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"--set {item!r}: {parent} is a value, not a section")
+            raise ConfigError(f"--set {key}: {parent} is a value, not a section")
         document = below
-    try:
-        document[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {item!r}: {text!r} is not valid YAML") from error
+    document[last] = value
 
 
 def _reason(error: Any, model: type[BaseModel]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ def digest(run: Path) -> str:
     return hashlib.sha256((run / CHECKPOINT_NAME).read_bytes()).hexdigest()
 
 
-def recipe_key(config: TrainConfig, train: Dataset, val: Dataset) -> str:
+def recipe_key(config: TrainConfig, *data: Dataset) -> str:
     """Return what must be equal for a run to be continued: the data and every setting but where it runs."""
-    return f"{config.model_dump_json(exclude={'out', 'threads', 'device'})} {train.digest()} {val.digest()}"
+    # Paths differ between machines; what lies there is told by digests.
+    paths = {"root", "also", "foreign", "label_map"}
+    settings = config.model_dump(mode="json", exclude={"out": True, "threads": True, "device": True, "data": paths})
+    for part in (settings, settings["teacher"] or settings):
+        part["model"]["weights"] = Path(part["model"]["weights"]).name
+    return " ".join([json.dumps(settings), *(d.digest() for d in data)])

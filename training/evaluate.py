@@ -6,8 +6,8 @@ One of the three files that know onnxruntime. The session options are those of t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from vision import metrics
-from vision.bundle import Manifest, Tensors, bundle_digest, read_bundle
-from vision.datasets import Dataset, read_image
+from vision.bundle import Manifest, Tensors, bundle_digest, read_bundle, read_manifest
+from vision.datasets import UNKNOWN, Dataset, Sample, read_image
 from vision.decision import Prediction, decide, to_prediction
 from vision.errors import BundleError, DatasetError
 from vision.frames import Pixels
@@ -33,11 +33,13 @@ class Outputs:
     Attributes:
         logits_nk, embeddings_nd: float32.
         milliseconds_n: time of the graph alone, each picture.
+        preprocess_ms_n: time from decoded picture to the graph's input.
     """
 
     logits_nk: NDArray[np.float32]
     embeddings_nd: NDArray[np.float32]
     milliseconds_n: NDArray[np.float64]
+    preprocess_ms_n: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,23 +82,32 @@ def run_graph(
     watch: Watch = iter,
 ) -> Outputs:
     """Run BGR pictures through a graph, one by one."""
-    logits, embeddings, times = [], [], []
+    logits, embeddings, times, before = [], [], [], []
     for pixels in watch(pictures):
+        began = time.perf_counter()
         x_nhwc = preprocess(pixels, spec)
         started = time.perf_counter()
+        before.append(1000 * (started - began))
         row, embedding = session.run([tensors.logits, tensors.embedding], {tensors.input: x_nhwc})
         times.append(1000 * (time.perf_counter() - started))
         logits.append(row[0])
         embeddings.append(embedding[0])
-    return Outputs(np.array(logits, np.float32), np.array(embeddings, np.float32), np.array(times))
+    return Outputs(np.array(logits, np.float32), np.array(embeddings, np.float32), np.array(times), np.array(before))
 
 
-def evaluate(bundle: Path, dataset: Dataset, threads: int = 2, watch: Watch = iter) -> Evaluation:
+def evaluate(
+    bundle: Path,
+    dataset: Dataset,
+    threads: int = 2,
+    watch: Watch = iter,
+    trained_groups: Collection[str] = (),
+) -> Evaluation:
     """Evaluate a bundle on a dataset.
 
     Args:
         bundle: verified before use.
-        dataset: every label in it must be known to the bundle; select or map before.
+        dataset: every label in it must be known to the bundle, or be UNKNOWN; select or map before.
+        trained_groups: groups of the set's training part: pictures of theirs are near-duplicates of trained ones.
         threads: of onnxruntime.
         watch: wraps the pictures, for a progress bar.
 
@@ -108,51 +119,131 @@ def evaluate(bundle: Path, dataset: Dataset, threads: int = 2, watch: Watch = it
     outputs = run_graph(
         session, manifest.tensors, manifest.preprocess, (read_image(s.path) for s in dataset.samples), watch
     )
-    predictions, figures, matrix = judge(manifest, dataset, outputs)
+    predictions, figures, matrix = judge(manifest, dataset, outputs, trained_groups)
     figures["bundle_sha256"] = bundle_digest(data)
     return Evaluation(figures, predictions, matrix, outputs)
 
 
+def with_foreign(dataset: Dataset, foreign: Dataset, bundle: Path) -> Dataset:
+    """Return the dataset with the pictures of another that show none of the bundle's labels, labelled UNKNOWN.
+
+    Of a set that has splits, the training part is left out: the bundle may have learnt from it what is foreign.
+
+    Raises:
+        DatasetError: there are none.
+    """
+    known = set(read_manifest(bundle).labels)
+    others = [s for s in foreign.samples if s.label not in known]
+    held = [s for s in others if s.split != "train"] or others
+    if not held:
+        raise DatasetError(f"{foreign.name}: every label in it is one of the bundle's; nothing is foreign")
+    added = tuple(replace(s, label=UNKNOWN, group=f"{foreign.name}/{s.group}") for s in held)
+    return replace(dataset, samples=dataset.samples + added, left_out=dataset.left_out + foreign.left_out)
+
+
 def judge(
-    manifest: Manifest, dataset: Dataset, outputs: Outputs
+    manifest: Manifest, dataset: Dataset, outputs: Outputs, trained_groups: Collection[str] = ()
 ) -> tuple[list[Prediction], dict[str, Any], NDArray[np.int64]]:
     """Turn raw outputs into predictions, figures and a confusion matrix.
 
+    Pictures labelled UNKNOWN count in the figures under "unknown" alone.
+
     Raises:
-        DatasetError: the dataset holds a label that the bundle does not know.
+        DatasetError: the dataset holds a label that the bundle does not know, or no other.
     """
     labels = manifest.labels
-    if foreign := dataset.labels() - set(labels):
+    if foreign := dataset.labels() - set(labels) - {UNKNOWN}:
         raise DatasetError(
-            f"{dataset.name}: the bundle does not know {', '.join(sorted(foreign))}; map or leave them out"
+            f"{dataset.name}: the bundle does not know {', '.join(sorted(foreign))}; with --label-map, map them to "
+            f"'{UNKNOWN}' (they then measure the unknown test) or to null (they are left out)"
         )
     predictions = [
         to_prediction(row, embedding, labels, manifest.policy, manifest.stats)
         for row, embedding in zip(outputs.logits_nk, outputs.embeddings_nd, strict=True)
     ]
-    truth_n = np.array([labels.index(s.label) for s in dataset.samples])
-    predicted_n = np.array([labels.index(p.label) for p in predictions])
+    decisions = [decide(p, manifest.policy, manifest.taxonomy).kind for p in predictions]
+    known = np.array([s.label != UNKNOWN for s in dataset.samples])
+    if not known.any():
+        raise DatasetError(f"{dataset.name}: no picture has a label of the bundle; there is nothing to be right about")
+    samples = [s for s in dataset.samples if s.label != UNKNOWN]
+    said = [p for p, is_known in zip(predictions, known, strict=True) if is_known]
+    digest = replace(dataset, samples=tuple(samples)).digest()
+    truth_n = np.array([labels.index(s.label) for s in samples])
+    predicted_n = np.array([labels.index(p.label) for p in said])
     matrix = metrics.confusion_matrix(truth_n, predicted_n, len(labels))
-    confidence_n = np.array([p.confidence for p in predictions])
+    confidence_n = np.array([p.confidence for p in said])
     correct_n = truth_n == predicted_n
-    kinds = [decide(p, manifest.policy, manifest.taxonomy).kind for p in predictions]
-    known_n = np.array([kind == "known" for kind in kinds])
-    groups = [s.group for s in dataset.samples]
-    low, high = metrics.group_bootstrap(groups, lambda chosen: float(correct_n[chosen].mean()))
+    decided_n = np.array([kind == "known" for kind in decisions])[known]
     figures: dict[str, Any] = {
         "dataset": dataset.name,
-        "dataset_sha256": dataset.digest(),
-        "pictures": len(predictions),
+        "dataset_sha256": digest,
+        "pictures": len(samples),
         "accuracy": metrics.accuracy(matrix),
-        "accuracy_95": [low, high],
+        **_by_group(samples, correct_n, trained_groups),
         "macro_f1": metrics.macro_f1(matrix),
-        "recall": dict(zip(labels, metrics.recall_per_label(matrix).tolist(), strict=True)),
-        "precision": dict(zip(labels, metrics.precision_per_label(matrix).tolist(), strict=True)),
+        "recall": _by_label(labels, metrics.recall_per_label(matrix)),
+        "precision": _by_label(labels, metrics.precision_per_label(matrix)),
         "calibration_error": metrics.calibration_error(confidence_n, correct_n),
+        "coverage_at_risk": {str(r): metrics.coverage_at(confidence_n, correct_n, r) for r in (0.01, 0.02, 0.05)},
         # Thresholds and temperature look better on the very pictures that they were fitted on.
-        "policy_fitted_on_these_pictures": manifest.lineage.get("val_sha256") == dataset.digest(),
-        "decided_share": float(known_n.mean()),
-        "decided_accuracy": float(correct_n[known_n].mean()) if known_n.any() else None,
-        "graph_ms_median": float(np.median(outputs.milliseconds_n)),
+        "policy_fitted_on_these_pictures": manifest.lineage.get("val_sha256") == digest,
+        "decided_share": float(decided_n.mean()),
+        "decided_accuracy": float(correct_n[decided_n].mean()) if decided_n.any() else None,
+        "ms_per_picture": {
+            "preprocess": round(float(np.median(outputs.preprocess_ms_n)), 3),
+            "graph": round(float(np.median(outputs.milliseconds_n)), 3),
+        },
     }
+    if not known.all():
+        familiar_n = -np.array([p.unknown_score for p in predictions])
+        figures["unknown"] = {
+            "pictures": int((~known).sum()),
+            "auroc": metrics.auroc(familiar_n, known),
+            "taken_for_known_at_95_recall": metrics.fpr_at_recall(familiar_n, known),
+            "called_known": float(np.mean([kind == "known" for kind in np.array(decisions)[~known]])),
+        }
     return predictions, figures, matrix
+
+
+def _interval(groups: list[str], statistic: Callable[[Any], float]) -> list[float]:
+    return list(metrics.group_bootstrap(groups, statistic))
+
+
+def _by_label(labels: tuple[str, ...], shares_k: NDArray[np.floating[Any]]) -> dict[str, float | None]:
+    """Return label -> share; None where it is undefined: NaN is no JSON."""
+    return {label: None if np.isnan(share) else float(share) for label, share in zip(labels, shares_k, strict=True)}
+
+
+def _by_group(samples: list[Sample], correct_n: NDArray[np.bool_], trained_groups: Collection[str]) -> dict[str, Any]:
+    """Return intervals, each object counted once, and what is left without near-duplicates of training pictures."""
+    groups = [s.group for s in samples]
+    _, index = np.unique(np.asarray(groups), return_inverse=True)
+    weight_n = 1 / np.bincount(index)[index]
+    figures: dict[str, Any] = {
+        "accuracy_95": _interval(groups, lambda some: float(correct_n[some].mean())),
+        "accuracy_95_by_picture": _interval(
+            [str(i) for i in range(len(groups))], lambda some: float(correct_n[some].mean())
+        ),
+        "accuracy_by_object": float(np.average(correct_n, weights=weight_n)),
+        "accuracy_by_object_95": _interval(
+            groups, lambda some: float(np.average(correct_n[some], weights=weight_n[some]))
+        ),
+    }
+    fresh_n = np.array([group not in trained_groups for group in groups])
+    if trained_groups and fresh_n.any() and not fresh_n.all():
+
+        def gap(some: NDArray[np.integer[Any]]) -> float:
+            left = some[fresh_n[some]]
+            return float(correct_n[some].mean() - correct_n[left].mean()) if len(left) else float("nan")
+
+        figures["without_near_duplicates"] = {
+            "pictures": int(fresh_n.sum()),
+            "accuracy": float(correct_n[fresh_n].mean()),
+            "accuracy_95": _interval(
+                [g for g, fresh in zip(groups, fresh_n, strict=True) if fresh],
+                lambda some: float(correct_n[fresh_n][some].mean()),
+            ),
+            "inflation": gap(np.arange(len(groups))),
+            "inflation_95": _interval(groups, gap),
+        }
+    return figures

@@ -11,10 +11,10 @@ import torch
 from onnxruntime import InferenceSession
 
 from training import checkpoint
-from training.data import Pictures, open_training_data
+from training.data import Pictures, open_foreign_data, open_training_data
 from training.evaluate import Outputs, Watch, judge, open_session, run_graph
 from training.models import Classifier
-from training.policy import centroids, cross_fitted_figures, fit_policy
+from training.policy import TARGET_PRECISION, centroids, cross_fitted_figures, fit_policy
 from training.recipes.finetune import load_trained, no_denormals
 from vision.bundle import Manifest, Probe, Tensors, probe_frame, write_bundle
 from vision.datasets import Dataset
@@ -46,6 +46,7 @@ def export(run: Path, out: Path, threads: int = 2, watch: Watch = iter) -> Manif
     model, labels, config = load_trained(run)
     spec = config.model.preprocess()
     train, val = open_training_data(config.data, config.seed, run / "pictures")
+    foreign = open_foreign_data(config.data, labels, "train", config.seed, run / "foreign")
     onnx_bytes = to_onnx(model, spec)
     session = open_session(onnx_bytes, threads)
     outputs = run_graph(session, TENSORS, spec, Pictures(val.samples, 0), watch)
@@ -68,8 +69,10 @@ def export(run: Path, out: Path, threads: int = 2, watch: Watch = iter) -> Manif
             "train_sha256": train.digest(),
             "val_sha256": val.digest(),
             "initial_weights": _weights_name(config.model.weights),
+            **({"foreign_sha256": foreign.digest()} if foreign.samples else {}),
+            **({"teacher_weights": _weights_name(config.teacher.model.weights)} if config.teacher else {}),
         },
-        data_licences={train.name: train.licence},
+        data_licences={d.name: d.licence for d in (foreign, train) if d.samples},
     )
     return write_measured(out, onnx_bytes, manifest, val, outputs)
 
@@ -101,13 +104,14 @@ def known_answer(session: InferenceSession, tensors: Tensors, spec: PreprocessSp
 def write_measured(out: Path, onnx_bytes: bytes, manifest: Manifest, val: Dataset, outputs: Outputs) -> Manifest:
     """Add the val figures to a manifest and write the bundle."""
     _, figures, _ = judge(manifest, val, outputs)
-    del figures["graph_ms_median"]  # a time belongs to a machine, not to a model
+    del figures["ms_per_picture"]  # a time belongs to a machine, not to a model
     targets = np.array([manifest.labels.index(s.label) for s in val.samples])
     groups = [s.group for s in val.samples]
     # The policy in the bundle is fitted on all of val; what it does there would flatter it.
     scores = np.array([manifest.stats.unknown_score(e) for e in outputs.embeddings_nd])
     figures |= cross_fitted_figures(outputs.logits_nk, targets, scores, groups, manifest.labels)
     del figures["policy_fitted_on_these_pictures"]
+    figures["target_precision"] = TARGET_PRECISION
     return write_bundle(out, onnx_bytes, replace(manifest, metrics={**manifest.metrics, "val": figures}))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +18,8 @@ Ints = NDArray[np.integer[Any]]
 TARGET_PRECISION = 0.95
 # Share of known items that the unknown test may turn away.
 KNOWN_TURNED_AWAY = 0.02
+# A label is no single thing: bottles, jars and shards of glass lie apart (docs/decisions/0008).
+CENTROIDS_PER_LABEL = 20
 # A threshold fitted on fewer pictures than this says more about luck than about the label.
 MIN_PICTURES = 10
 
@@ -85,9 +88,17 @@ def cross_fitted_figures(
 
 
 def centroids(embeddings_nd: Floats, targets_n: Ints) -> EmbeddingStats:
-    """Return unit-length mean directions of each label's embeddings; every label must occur."""
+    """Return what each label's unit-length embeddings gather around (k-means); every label must occur."""
     directions = embeddings_nd / np.maximum(np.linalg.norm(embeddings_nd, axis=1, keepdims=True), 1e-12)
-    means = np.stack([directions[targets_n == label].mean(axis=0) for label in range(int(targets_n.max()) + 1)])
+    centres = []
+    for label in range(int(targets_n.max()) + 1):
+        own = np.ascontiguousarray(directions[targets_n == label], dtype=np.float32)
+        count = max(1, min(CENTROIDS_PER_LABEL, len(own) // 2))
+        stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-5)
+        cv2.setRNGSeed(0)
+        _, _, some = cv2.kmeans(own, count, np.empty((0, 1), np.int32), stop, 3, cv2.KMEANS_PP_CENTERS)
+        centres.append(some)
+    means = np.concatenate(centres)
     unit = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
     # Rounded as the manifest stores them, so that figures are of the very numbers that the bin will use.
     return EmbeddingStats(unit.astype(np.float16).astype(np.float32))

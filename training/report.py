@@ -23,7 +23,7 @@ from training.policy import fit_temperature
 from training.recipes.finetune import load_trained, predict_logits
 from vision import metrics
 from vision.bundle import read_manifest, write_atomically
-from vision.datasets import Dataset, Sample, read_image
+from vision.datasets import UNKNOWN, Dataset, Sample, read_image
 from vision.decision import softmax
 
 WORST = 24
@@ -70,7 +70,13 @@ def write_report(run: Path) -> Path:
         ("epochs", f"{len(history)}, {sum(h['seconds'] for h in history) / 60:.1f} minutes"),
         *_headline(matrix, labels),
     ]
-    plots = [_curves(history), _confusion(matrix, labels)]
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == truth
+    plots = [
+        _curves(history),
+        _confusion(matrix, labels),
+        _risk(confidence, correct),
+        _reliability(confidence, correct),
+    ]
     return _write(
         run / "report.html", f"Training of {run.name} on {val.name}", rows, plots, val.samples, labels, probabilities
     )
@@ -86,11 +92,24 @@ def write_evaluation(out: Path, bundle: Path, dataset: Dataset, result: Evaluati
         ("bundle", f"{manifest.model_id}, {manifest.precision}, {result.figures['bundle_sha256'][:12]}"),
         *_headline(result.matrix_kk, manifest.labels),
         ("accuracy, 95 % interval by groups", "{:.3f} to {:.3f}".format(*result.figures["accuracy_95"])),
+        ("accuracy, each object once", f"{result.figures['accuracy_by_object']:.3f}"),
         ("calibration error", f"{result.figures['calibration_error']:.3f}"),
         ("decided", f"{result.figures['decided_share']:.1%} of pictures"),
     ]
+    if fresh := result.figures.get("without_near_duplicates"):
+        rows.append(("accuracy without near-duplicates of training pictures", f"{fresh['accuracy']:.3f}"))
+    known = np.array([s.label != UNKNOWN for s in dataset.samples])
     correct = np.array([p.label == s.label for p, s in zip(result.predictions, dataset.samples, strict=True)])
-    plots = [_confusion(result.matrix_kk, manifest.labels), _risk(probabilities.max(1), correct)]
+    confidence = probabilities.max(1)[known]
+    plots = [
+        _confusion(result.matrix_kk, manifest.labels),
+        _risk(confidence, correct[known]),
+        _reliability(confidence, correct[known]),
+    ]
+    if foreign := result.figures.get("unknown"):
+        rows.append(("unknown test, AUROC", f"{foreign['auroc']:.3f} over {foreign['pictures']} foreign pictures"))
+        scores = np.array([p.unknown_score for p in result.predictions])
+        plots.append(_unknown(scores[known], scores[~known], manifest.policy.max_unknown_score))
     return _write(
         out / "evaluation.html",
         f"{manifest.model_id} on {dataset.name}",
@@ -100,6 +119,32 @@ def write_evaluation(out: Path, bundle: Path, dataset: Dataset, result: Evaluati
         manifest.labels,
         probabilities,
     )
+
+
+def _reliability(confidence: Any, correct: Any) -> str:
+    figure, axes = plt.subplots(figsize=(4.2, 3.8))
+    bins = np.minimum((confidence * 10).astype(int), 9)
+    filled = [b for b in range(10) if (bins == b).any()]
+    axes.plot([0, 1], [0, 1], color="#c8d2ce", linewidth=1)
+    axes.plot(
+        [confidence[bins == b].mean() for b in filled],
+        [correct[bins == b].mean() for b in filled],
+        "o-",
+        color="#1d7a5f",
+    )
+    axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
+    return _svg(figure)
+
+
+def _unknown(known: Any, foreign: Any, threshold: float) -> str:
+    figure, axes = plt.subplots(figsize=(4.8, 3.8))
+    edges = np.histogram_bin_edges(np.concatenate([known, foreign]), 30).tolist()
+    axes.hist(known, edges, alpha=0.7, density=True, color="#1d7a5f", label="known")
+    axes.hist(foreign, edges, alpha=0.7, density=True, color="#b98552", label="foreign")
+    axes.axvline(threshold, color="#1c2a28", linewidth=1)
+    axes.set(xlabel="unknown score (line: threshold)", yticks=[])
+    axes.legend(frameon=False)
+    return _svg(figure)
 
 
 def _headline(matrix: Any, labels: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -119,7 +164,7 @@ def _write(
     worst: list[_Mistake] = []
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     for i in np.argsort(-confidence, kind="stable"):
-        if len(worst) < WORST and labels[predicted[i]] != samples[i].label:
+        if len(worst) < WORST and samples[i].label not in (UNKNOWN, labels[predicted[i]]):
             s = samples[i]
             worst.append(_Mistake(s.name, s.label, labels[predicted[i]], f"{confidence[i]:.0%}", _thumbnail(s.path)))
     write_atomically(path, _PAGE.render(title=title, rows=rows, plots=plots, worst=worst).encode())

@@ -246,7 +246,7 @@ def _manifest_from_json(text: str, name: str) -> Manifest:
             preprocess=PreprocessSpec(**d["preprocess"]),
             tensors=Tensors(**d["tensors"]),
             policy=DecisionPolicy(**d["policy"]),
-            stats=EmbeddingStats(raw.reshape(len(labels), d["embedding"]["size"]).astype(np.float32)),
+            stats=EmbeddingStats(raw.reshape(-1, d["embedding"]["size"]).astype(np.float32)),
             probe=Probe(tuple(map(float, d["probe"]["logits"])), float(d["probe"]["tolerance"])),
             metrics=d["metrics"],
             lineage=d["lineage"],

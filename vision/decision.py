@@ -51,13 +51,14 @@ class EmbeddingStats:
     """What the unknown test needs to know of the training pictures.
 
     Attributes:
-        centroids_kd: float32, labels x embedding, mean of the unit-length embeddings of each label, unit length.
+        centroids_kd: float32, k x embedding, unit length: what the embeddings of the training pictures gather around,
+            several to a label. Why this and not the logits or another distance: docs/decisions/0008.
     """
 
     centroids_kd: FloatArray
 
     def unknown_score(self, embedding_d: FloatArray) -> float:
-        """Return 1 - cosine to the nearest label's centroid: 0 (typical) .. 2 (opposite).
+        """Return 1 - cosine to the nearest centroid: 0 (typical) .. 2 (opposite).
 
         An embedding of length zero has no direction and scores 1.
         """

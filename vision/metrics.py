@@ -63,6 +63,21 @@ def risk_coverage(confidence_n: Floats, correct_n: NDArray[np.bool_]) -> tuple[F
     return taken / max(len(order), 1), np.cumsum(~correct_n[order]) / taken
 
 
+def coverage_at(confidence_n: Floats, correct_n: NDArray[np.bool_], risk: float) -> float:
+    """Return the largest share of the samples, most confident first, among which at most `risk` are wrong."""
+    coverage, risks = risk_coverage(confidence_n, correct_n)
+    good = np.flatnonzero(risks <= risk)
+    return float(coverage[good[-1]]) if len(good) else 0.0
+
+
+def fpr_at_recall(score_n: Floats, positive_n: NDArray[np.bool_], recall: float = 0.95) -> float:
+    """Return the share of negatives at or above the threshold that keeps `recall` of the positives; NaN if empty."""
+    if not positive_n.any() or positive_n.all():
+        return float("nan")
+    threshold = np.quantile(score_n[positive_n], 1 - recall, method="lower")
+    return float((score_n[~positive_n] >= threshold).mean())
+
+
 def auroc(score_n: Floats, positive_n: NDArray[np.bool_]) -> float:
     """Return the chance that a positive scores above a negative, ties counting half; NaN if one side is empty."""
     positives, negatives = int(positive_n.sum()), int((~positive_n).sum())

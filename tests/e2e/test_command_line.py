@@ -10,6 +10,7 @@ import cv2
 import pytest
 
 from vision.bundle import probe_frame
+from vision.simulator.scene import render
 
 
 def _binsight(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -29,6 +30,12 @@ def _binsight(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ["classify"],
         ["simulate"],
         ["demo"],
+        ["tune"],
+        ["data"],
+        ["data", "list"],
+        ["data", "fetch"],
+        ["data", "check"],
+        ["data", "split"],
         ["edge", "run"],
         ["hub", "serve"],
         ["hub", "aggregate"],
@@ -86,6 +93,11 @@ def test_wrong_bundles_are_refused_in_one_line(tmp_path: Path, restamp: Callable
         (["edge", "run", "--config", "none.yaml"], "none.yaml: cannot be read"),
         (["export", "nowhere", "--out", "x.onnx"], "nowhere: no training run there"),
         (["evaluate", "--data", "nowhere"], "nowhere: no such folder"),
+        (["evaluate"], "name the pictures with --data FOLDER or with --index CSV"),
+        (["evaluate", "--data", "a", "--index", "b"], "one of them"),
+        (["data", "check", "--data", "nowhere"], "nowhere: no such folder"),
+        (["data", "fetch", "rubbish", "--out", "x"], "no public set 'rubbish'; there are trashnet"),
+        (["train", "--set", "model.name=vgg99"], "torchvision has no classifier 'vgg99'"),
         (["simulate"], "nothing to do"),
         (["simulate", "--sheet", "s.xyz"], "s.xyz: could not be written"),
         (["simulate", "--out", "/proc/none", "--images", "10"], "/proc/none"),
@@ -121,3 +133,57 @@ def test_simulator_writes_a_contact_sheet_and_a_set(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert cv2.imread(str(tmp_path / "s.png")).shape[0] == 2 * 180
     assert len((tmp_path / "set" / "splits.csv").read_text().splitlines()) == 21
+
+
+def test_any_labelled_folder_is_measured_from_an_index_and_a_label_map(tmp_path: Path) -> None:
+    _binsight("simulate", "--out", "set", "--images", "40", "--labels", "glass,metal,textile", cwd=tmp_path)
+    rows = (tmp_path / "set" / "splits.csv").read_text().splitlines()[1:]
+    lines = [f"set/{path},Old {label}" for path, label, *_ in (row.split(",") for row in rows)]
+    (tmp_path / "index.csv").write_text("\n".join(["path,label", *lines, "set/none.jpg,rubble"]) + "\n")
+    names = {"Old glass": "glass", "Old metal": "metal", "Old textile": "unknown", "rubble": None}
+    (tmp_path / "map.json").write_text(json.dumps(names))
+    done = _binsight(
+        "evaluate", "--index", "index.csv", "--label-map", "map.json", "--out", "report", "--predictions", "p.jsonl",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["left_out"] == {"rubble": 1}
+    assert figures["pictures"] + figures["unknown"]["pictures"] == 40
+    assert {key for key, value in figures["recall"].items() if value is not None} == {"glass", "metal"}
+    for key in ("accuracy_95", "accuracy_by_object", "macro_f1", "calibration_error", "coverage_at_risk"):
+        assert key in figures
+    assert figures["ms_per_picture"]["graph"] > 0
+    page = (tmp_path / "report" / "evaluation.html").read_text()
+    assert page.count("<svg") == 4  # confusion, risk-coverage, reliability, unknown
+    assert "unknown test, AUROC" in page
+    predictions = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert len(predictions) == 40
+    unmapped = _binsight("evaluate", "--index", "index.csv", cwd=tmp_path)
+    assert unmapped.returncode == 2
+    assert "Map names to labels with --label-map" in unmapped.stderr
+
+
+def test_a_set_is_listed_checked_and_split(tmp_path: Path) -> None:
+    listed = _binsight("data", "list", cwd=tmp_path).stdout
+    assert "trashnet" in listed
+    assert "MIT" in listed
+    assert "no shipped model may be trained on it" in listed
+    for label, seed in (("glass", 0), ("metal", 50)):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(10):
+            cv2.imwrite(str(tmp_path / "photos" / label / f"{i}.jpg"), render(label, 160, 120, seed + i))
+    twin = tmp_path / "photos" / "metal" / "twin.jpg"
+    twin.write_bytes((tmp_path / "photos" / "glass" / "3.jpg").read_bytes())
+    done = _binsight("data", "check", "--data", "photos", "--json", "found.json", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "label conflicts: glass/3.jpg = metal/twin.jpg" in done.stdout
+    assert json.loads((tmp_path / "found.json").read_text())["summary"]["label_conflicts"] == 1
+    twin.unlink()
+    assert _binsight("data", "check", "--data", "photos", cwd=tmp_path).returncode == 0
+    assert _binsight("data", "split", "--data", "photos", cwd=tmp_path).returncode == 0
+    assert _binsight("data", "check", "--data", "photos", cwd=tmp_path).returncode == 0
+    assert len((tmp_path / "photos" / "splits.csv").read_text().splitlines()) == 21
+    again = _binsight("data", "split", "--data", "photos", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "is there already" in again.stderr

@@ -1,7 +1,8 @@
-"""Fine-tune a torchvision classifier on labelled pictures. Read it from top to bottom.
+"""Fine-tune a classifier on labelled pictures, from a teacher's answers too if there is one. Read it top to bottom.
 
-AdamW, warm-up and cosine decay, label smoothing, mixup, a moving average of the weights. What is kept is the moving
-average after the last epoch: no epoch is picked by its val figure, so the val figure stays honest.
+AdamW, warm-up and cosine decay, label smoothing, mixup and CutMix, items laid on other floors, a moving average of the
+weights. What each of them is worth: docs/training.md. What is kept is the moving average after the last epoch: no
+epoch is picked by its val figure, so the val figure stays honest.
 Does not export, quantise or judge: those are commands of their own.
 """
 
@@ -10,21 +11,42 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training import checkpoint
 from training.config import RecipeConfig, TrainConfig
-from training.data import Pictures, epoch_batches, open_training_data
+from training.data import (
+    FOREIGN,
+    Cutouts,
+    Pictures,
+    ahead,
+    epoch_batches,
+    epoch_length,
+    open_foreign_data,
+    open_training_data,
+)
 from training.models import Classifier, build
 from training.warmstart import warm_start
 from vision.bundle import write_atomically
@@ -48,43 +70,78 @@ def no_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)  # it holds for the whole thread, and others count on such numbers
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One of several processes that train together, each on its share of every batch.
+
+    Attributes:
+        rank: 0..count-1; rank 0 writes the run folder.
+        count: of all workers.
+        report: called with each history row, after its checkpoint is on disk.
+    """
+
+    rank: int = 0
+    count: int = 1
+    report: Callable[[dict[str, Any]], None] = lambda row: None
+
+
 @no_denormals()
-def finetune(config: TrainConfig) -> dict[str, Any]:
+def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     """Train, or continue a run that was stopped, and return its last history row.
 
-    Leaves in `config.out`: config.json, history.jsonl (one line an epoch), checkpoint.pt.
+    Leaves in `config.out`: config.json, history.jsonl (one line an epoch), checkpoint.pt; and, in `teacher`, the same
+    of the teacher.
+
+    Args:
+        config: what to train.
+        worker: of several, torch's process group being set up; all must see the same `config.out`.
 
     Raises:
         ConfigError: the folder holds a run of another configuration.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.recipe.batch_size < 2 * worker.count:
+        raise ConfigError(f"recipe.batch_size: {config.recipe.batch_size} leaves {worker.count} workers under two each")
+    Classifier(config.model.name, 1)  # a wrong name is said before pictures are rendered
+    cv2.setNumThreads(1)  # pictures are made beside torch, which has the cores
     device = _device(config)
+    teacher = _teacher(config, worker, device)
+    torch.set_flush_denormal(True)  # the teacher's own training has ended it
     run = config.out
+    if worker.rank > 0:
+        torch.distributed.barrier()  # rank 0 renders what the simulator is asked for, the others read it
     train, val = open_training_data(config.data, config.seed, run / "pictures")
     labels = MATERIALS_1.ordered(train.labels())
+    foreign = open_foreign_data(config.data, labels, "train", config.seed, run / "foreign")
+    if worker.rank == 0 and worker.count > 1:
+        torch.distributed.barrier()
     spec, recipe = config.model.preprocess(), config.recipe
 
     torch.manual_seed(config.seed)
-    pictures, val_pictures = Pictures(train.samples), Pictures(val.samples)
+    seen = train.samples + foreign.samples
+    pictures, val_pictures = Pictures(seen), Pictures(val.samples)
     from_bundle = config.model.weights.endswith(".onnx")
     model = build(
         config.model.name, len(labels), config.model.dropout, "scratch" if from_bundle else config.model.weights
     )
     if from_bundle:
-        some = range(0, len(pictures), max(1, len(pictures) // WARM_START_PICTURES))
+        some = range(0, len(train.samples), max(1, len(train.samples) // WARM_START_PICTURES))
         x_some = torch.from_numpy(np.concatenate([preprocess(pictures[i], spec) for i in some]))
         warm_start(model, labels, Path(config.model.weights), x_some)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    frozen = [module for stage in model.stages()[: recipe.freeze] for module in stage]
+    for module in frozen:
+        module.requires_grad_(False)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
+    optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), lr=recipe.learning_rate)
     loss_of = nn.CrossEntropyLoss(
         weight=_label_weights(train, labels).to(device) if recipe.class_weighted else None,
         label_smoothing=recipe.label_smoothing,
     )
 
     history: list[dict[str, Any]] = []
-    key = checkpoint.recipe_key(config, train, val)
+    key = checkpoint.recipe_key(config, train, val, foreign)
     if (state := checkpoint.load(run)) is not None:
         if state["recipe_key"] != key:
             raise ConfigError(f"{run}: holds a run of another configuration. Delete it, or name another --out.")
@@ -93,12 +150,23 @@ def finetune(config: TrainConfig) -> dict[str, Any]:
         optimizer.load_state_dict(state["optimizer"])
         history = state["history"]
         log.info("continuing %s after epoch %d of %d", run, len(history), recipe.epochs)
-    write_atomically(run / "config.json", config.model_dump_json(indent=2).encode())
+    if worker.rank == 0:
+        write_atomically(run / "config.json", config.model_dump_json(indent=2).encode())
+        _write_history(run, history)  # a kill may have come between checkpoint and history
 
-    targets_n = np.array([labels.index(s.label) for s in train.samples])
+    targets_n = np.array([labels.index(s.label) if s.label in labels else FOREIGN for s in seen])
+    # A picture of no label is trained towards "any of them".
+    # Source: Hendrycks, Mazeika, Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR 2019.
+    rows = torch.cat([torch.eye(len(labels)), torch.full((1, len(labels)), 1 / len(labels))]).to(device)
     val_targets_n = np.array([labels.index(s.label) for s in val.samples])
-    steps_per_epoch = len(range(0, len(pictures) - 1, recipe.batch_size))
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=worker.rank > 0)
+    cutouts = None
+    if recipe.cut_out:
+        watch = partial(track, description="cutting out", console=console, disable=not console.is_terminal)
+        cutouts = Cutouts(pictures, [s.label for s in seen], config.seed, watch)
+    learner = DistributedDataParallel(model) if worker.count > 1 else model
+    length = epoch_length(targets_n, recipe.foreign)
+    steps_per_epoch = len(range(0, length - (2 * worker.count - 1), recipe.batch_size))
     with _progress(console) as progress:
         bar = progress.add_task(
             "training", total=recipe.epochs * steps_per_epoch, note="", completed=len(history) * steps_per_epoch
@@ -108,16 +176,26 @@ def finetune(config: TrainConfig) -> dict[str, Any]:
             torch.manual_seed(_mix(config.seed, epoch))  # dropout; continued runs draw the same
             mixing = np.random.default_rng([config.seed, epoch, 2])
             model.train()
-            batches = epoch_batches(pictures, targets_n, spec, recipe.batch_size, (config.seed, epoch), recipe.augment)
-            for step, (x, y) in enumerate(batches):
+            for module in frozen:
+                module.eval()
+            batches = epoch_batches(
+                pictures, targets_n, spec, recipe.batch_size, (config.seed, epoch), recipe.augment,
+                cutouts, recipe.cut_out, recipe.foreign, (worker.rank, worker.count),
+            )  # fmt: skip
+            for step, (x, y) in enumerate(ahead(batches)):
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.learning_rate * _schedule(epoch + step / steps_per_epoch, recipe)
-                x_nhwc, y_n = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
-                share = float(mixing.beta(recipe.mixup_alpha, recipe.mixup_alpha)) if recipe.mixup_alpha else 1.0
-                mixed = share * x_nhwc.float() + (1 - share) * x_nhwc.flip(0).float() if share < 1 else x_nhwc
+                    now = _schedule(epoch + step / steps_per_epoch, recipe)
+                    group["lr"] = recipe.learning_rate * group["share"] * now
+                y_nk = rows[torch.from_numpy(y).to(device)]
+                mixed, share = torch.from_numpy(x).to(device), 1.0
+                if epoch < recipe.epochs - recipe.calm_epochs:
+                    mixed, share = _mixed(mixed, recipe, mixing)
                 with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-                    logits, _ = model(mixed)
-                    loss = share * loss_of(logits, y_n) + (1 - share) * loss_of(logits, y_n.flip(0))
+                    logits, _ = learner(mixed)
+                    loss = share * loss_of(logits, y_nk) + (1 - share) * loss_of(logits, y_nk.flip(0))
+                    if teacher is not None:
+                        taught = _distance(logits, teacher(mixed), recipe.teacher_temperature)
+                        loss = (1 - recipe.teacher_weight) * loss + recipe.teacher_weight * taught
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -138,6 +216,9 @@ def finetune(config: TrainConfig) -> dict[str, Any]:
                 "cpu_seconds": round(time.process_time() - cpu_started, 1),
             }
             history.append(row)
+            if worker.rank > 0:
+                worker.report(row)
+                continue
             checkpoint.save(
                 run,
                 {
@@ -150,12 +231,13 @@ def finetune(config: TrainConfig) -> dict[str, Any]:
                     "history": history,
                 },
             )
-            write_atomically(run / "history.jsonl", "".join(json.dumps(r) + "\n" for r in history).encode())
+            _write_history(run, history)
             console.print(
                 f"epoch {row['epoch']:3d}  loss {row['train_loss']:.3f}  "
                 f"val accuracy {row['val_accuracy']:.3f}  {row['seconds']:.0f} s",
                 highlight=False,
             )
+            worker.report(row)
     return history[-1]
 
 
@@ -188,19 +270,91 @@ def predict_logits(
     return np.concatenate(rows)
 
 
+def _write_history(run: Path, history: list[dict[str, Any]]) -> None:
+    write_atomically(run / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history).encode())
+
+
 def _device(config: TrainConfig) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: cuda was asked for, and torch sees no GPU; use auto or cpu")
     use_gpu = config.device != "cpu" and torch.cuda.is_available()
+    if use_gpu:  # the same seed gives the same figures, at some cost of time
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     return torch.device("cuda" if use_gpu else "cpu")
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _teacher(config: TrainConfig, worker: Worker, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    """Train the teacher if it is not yet trained, and return what gives its logits for pixels."""
+    if config.teacher is None:
+        return None
+    own = config.model_copy(
+        update={
+            "model": config.teacher.model, "recipe": config.teacher.recipe, "teacher": None,
+            "out": config.out / "teacher",
+        }
+    )  # fmt: skip
+    finetune(own, replace(worker, report=lambda row: None))
+    if worker.count > 1:
+        torch.distributed.barrier()  # rank 0 writes the last checkpoint, all read it
+    model, _, _ = load_trained(own.out)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def logits_of(x_nhwc: Tensor) -> Tensor:
+        with torch.no_grad():
+            side = config.teacher.model.size_px if config.teacher else 0
+            if x_nhwc.shape[1] != side:
+                resized = nn.functional.interpolate(x_nhwc.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear")
+                x_nhwc = resized.permute(0, 2, 3, 1)
+            logits: Tensor = model(x_nhwc)[0]
+            return logits
+
+    return logits_of
+
+
+def _mixed(x_nhwc: Tensor, recipe: RecipeConfig, rng: np.random.Generator) -> tuple[Tensor, float]:
+    """Return a batch mixed with itself in reverse, and the share that each picture keeps of itself.
+
+    Source: Zhang et al., "mixup", ICLR 2018; Yun et al., "CutMix", ICCV 2019.
+    """
+    if recipe.cutmix and rng.random() < recipe.cutmix:
+        height, width = x_nhwc.shape[1:3]
+        cut = np.sqrt(1 - rng.beta(1, 1))
+        cut_h, cut_w = int(height * cut), int(width * cut)
+        top, left = int(rng.integers(height - cut_h + 1)), int(rng.integers(width - cut_w + 1))
+        mixed = x_nhwc.clone()
+        mixed[:, top : top + cut_h, left : left + cut_w] = x_nhwc.flip(0)[:, top : top + cut_h, left : left + cut_w]
+        return mixed, 1 - cut_h * cut_w / (height * width)
+    if recipe.mixup_alpha:
+        share = float(rng.beta(recipe.mixup_alpha, recipe.mixup_alpha))
+        return share * x_nhwc.float() + (1 - share) * x_nhwc.flip(0).float(), share
+    return x_nhwc, 1.0
+
+
+def _distance(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return the Kullback-Leibler divergence from the teacher's softened answers, scaled back by the temperature."""
+    student = torch.log_softmax(logits.float() / temperature, 1)
+    target = torch.softmax(teacher.float() / temperature, 1)
+    return nn.functional.kl_div(student, target, reduction="batchmean") * temperature**2
+
+
+def _parameter_groups(model: Classifier, recipe: RecipeConfig) -> list[dict[str, Any]]:
     # Biases and normalisation are not decayed.
     # Source: He et al., "Bag of Tricks for Image Classification with CNNs", CVPR 2019, section 3.1.
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    stages: list[list[nn.Module]] = [*model.stages(), [model.head]]
+    staged = {id(p) for stage in stages for module in stage for p in module.parameters()}
+    groups = []
+    for depth, stage in enumerate(reversed(stages)):
+        parameters = [p for module in stage for p in module.parameters() if p.requires_grad]
+        if depth == len(stages) - 1:  # what belongs to the network and to no stage of it, such as a class token
+            parameters += [p for p in model.parameters() if id(p) not in staged]
+        share = recipe.layer_decay ** max(depth - 1, 0)  # the head learns at full rate, as the stage before it
+        for some, decay in (
+            ([p for p in parameters if p.ndim > 1], recipe.weight_decay),
+            ([p for p in parameters if p.ndim <= 1], 0.0),
+        ):
+            if some:
+                groups.append({"params": some, "weight_decay": decay, "share": share})
+    return groups
 
 
 def _label_weights(train: Dataset, labels: tuple[str, ...]) -> Tensor:

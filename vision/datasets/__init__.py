@@ -4,18 +4,20 @@ A reader turns a folder into a `Dataset`; nothing after it cares where the pictu
 """
 
 from vision.datasets.images import IMAGE_SUFFIXES, image_paths, read_image
-from vision.datasets.readers import open_dataset, read_class_folders, read_label_map, read_splits_csv
-from vision.datasets.samples import Dataset, Sample, split_by_group
+from vision.datasets.readers import UNKNOWN, open_dataset, read_class_folders, read_index, read_label_map
+from vision.datasets.samples import Dataset, Sample, merge, split_by_group
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "UNKNOWN",
     "Dataset",
     "Sample",
     "image_paths",
+    "merge",
     "open_dataset",
     "read_class_folders",
     "read_image",
+    "read_index",
     "read_label_map",
-    "read_splits_csv",
     "split_by_group",
 ]

@@ -11,10 +11,10 @@ from pathlib import Path
 from vision.datasets.images import image_paths
 from vision.datasets.samples import Dataset, Sample, split_by_group
 from vision.errors import DatasetError
-from vision.taxonomy import MATERIALS_1, Taxonomy
+from vision.taxonomy import MATERIALS_1
 
 # SPDX id -> words that stand in the licence's own text or name it in full.
-_LICENCES = {
+LICENCES = {
     "CC-BY-NC-SA-4.0": "CC BY-NC-SA 4.0",
     "MIT": "MIT License",
     "CC0-1.0": "CC0 1.0",
@@ -24,41 +24,48 @@ _LICENCES = {
 
 VAL_SHARE = 0.2
 LabelMap = Mapping[str, str | None]
+# What a label map calls things that are none of a bundle's labels, to measure the unknown test on them.
+UNKNOWN = "unknown"
 
 
-def open_dataset(root: Path, label_map: LabelMap | None = None) -> Dataset:
-    """Read a folder in whichever known form it has: a `splits.csv` in it, or one folder for each class.
+def open_dataset(root: Path, label_map: LabelMap | None = None, unmapped: str | None = None) -> Dataset:
+    """Read a set in whichever known form it has: an index (CSV), a folder with a `splits.csv`, or class folders.
 
     Args:
-        root: the folder.
+        root: the folder, or the index file.
         label_map: name in the data -> label, or None to leave those pictures out; by default each label of the
             taxonomy stands for itself and every other name is left out and reported in `Dataset.left_out`.
+        unmapped: label for names that neither map nor taxonomy know; UNKNOWN for a set of foreign things.
 
     Raises:
         DatasetError: no such folder, no picture in it, or no picture with a known label.
     """
+    if root.suffix.lower() == ".csv" and root.is_file():
+        return read_index(root, label_map, unmapped)
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder. Name one with a splits.csv or with one sub-folder for each label.")
     if (root / "splits.csv").is_file():
-        return read_splits_csv(root, label_map)
-    return read_class_folders(root, label_map)
+        return read_index(root / "splits.csv", label_map, unmapped)
+    return read_class_folders(root, label_map, unmapped)
 
 
-def read_splits_csv(root: Path, label_map: LabelMap | None = None) -> Dataset:
-    """Read `splits.csv`: columns path, label, split, and optionally group, licence, label_suspect.
+def read_index(index: Path, label_map: LabelMap | None = None, unmapped: str | None = None) -> Dataset:
+    """Read an index: CSV with the columns path and label, and optionally split, group, licence, label_suspect.
+
+    Paths are relative to the file's folder, whose name the set takes. Without groups each picture is its own.
 
     Raises:
         DatasetError: the file lacks a column, names a missing picture, or leaves no sample.
     """
-    index = root / "splits.csv"
+    root = index.parent
     with index.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        if missing := {"path", "label", "split"} - set(reader.fieldnames or ()):
+        if missing := {"path", "label"} - set(reader.fieldnames or ()):
             raise DatasetError(f"{index}: column missing: {', '.join(sorted(missing))}")
         rows = list(reader)
     samples, left_out, licences = [], Counter[str](), set()
     for line, row in enumerate(rows, start=2):
-        label = _mapped(row["label"], label_map)
+        label = _mapped(row["label"], label_map, unmapped)
         if label is None:
             left_out[row["label"]] += 1
             continue
@@ -67,12 +74,14 @@ def read_splits_csv(root: Path, label_map: LabelMap | None = None) -> Dataset:
             raise DatasetError(f"{index}, line {line}: no such picture: {row['path']}")
         licences.add(row.get("licence") or "")
         suspect = row.get("label_suspect") == "1"
-        samples.append(Sample(path, row["path"], label, row["split"], row.get("group") or row["path"], suspect))
+        samples.append(
+            Sample(path, row["path"], label, row.get("split") or "", row.get("group") or row["path"], suspect)
+        )
     licence = ", ".join(sorted(licences - {""})) or _licence_of(root)
     return _checked(root, samples, left_out, licence)
 
 
-def read_class_folders(root: Path, label_map: LabelMap | None = None) -> Dataset:
+def read_class_folders(root: Path, label_map: LabelMap | None = None, unmapped: str | None = None) -> Dataset:
     """Read a folder with one sub-folder for each class, or with train/ and val/ above those.
 
     Without train/ and val/ the split is drawn by `split_by_group`, each picture its own group.
@@ -84,7 +93,7 @@ def read_class_folders(root: Path, label_map: LabelMap | None = None) -> Dataset
         split = parts[0] if has_splits and parts[0] in ("train", "val", "test") else ""
         folders = parts[1:-1] if split else parts[:-1]
         folder = folders[-1] if folders else "(no folder)"
-        label = _mapped(folder, label_map)
+        label = _mapped(folder, label_map, unmapped)
         if label is None:
             left_out[folder] += 1
             continue
@@ -98,7 +107,7 @@ def read_class_folders(root: Path, label_map: LabelMap | None = None) -> Dataset
 
 
 def read_label_map(path: Path) -> dict[str, str | None]:
-    """Read a label map from JSON: {"name in the data": "label of the taxonomy" or null to leave it out}.
+    """Read a label map from JSON: {"name in the data": "label of the taxonomy", "unknown", or null to leave it out}.
 
     Raises:
         DatasetError: not such a file, or a label that no taxonomy knows.
@@ -109,21 +118,22 @@ def read_label_map(path: Path) -> dict[str, str | None]:
         raise DatasetError(f"{path}: not a readable JSON label map ({error})") from error
     if not isinstance(document, dict) or not all(v is None or isinstance(v, str) for v in document.values()):
         raise DatasetError(f'{path}: a label map is one object: {{"name in the data": "label" or null}}')
-    MATERIALS_1.ordered(v for v in document.values() if v is not None)
+    MATERIALS_1.ordered(v for v in document.values() if v not in (None, UNKNOWN))
     return document
 
 
-def _mapped(name: str, label_map: LabelMap | None, taxonomy: Taxonomy = MATERIALS_1) -> str | None:
-    if label_map is not None:
-        return label_map.get(name)
-    return name if name in taxonomy.labels else None
+def _mapped(name: str, label_map: LabelMap | None, unmapped: str | None) -> str | None:
+    if label_map is not None and name in label_map:
+        return label_map[name]
+    own = name == UNKNOWN or name in MATERIALS_1.labels
+    return name if own and (label_map is None or unmapped) else unmapped
 
 
 def _licence_of(root: Path) -> str:
-    for name in ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENSE-and-source.md"):
+    for name in ("SOURCE.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "LICENSE-and-source.md"):
         if (file := root / name).is_file():
             text = file.read_text("utf-8", errors="replace")
-            return next((spdx for spdx, title in _LICENCES.items() if title in text), name)
+            return ", ".join(spdx for spdx, title in LICENCES.items() if title in text) or name
     return "unknown"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,6 +75,18 @@ class Dataset:
             picture = hashlib.sha256(sample.path.read_bytes()).hexdigest()
             total.update(f"{sample.name}\t{sample.label}\t{sample.split}\t{picture}\n".encode())
         return total.hexdigest()
+
+
+def merge(datasets: Sequence[Dataset]) -> Dataset:
+    """Return one set of several; names and groups get their set's name in front, so that equal ones stay apart."""
+    if len(datasets) == 1:
+        return datasets[0]
+    samples = tuple(
+        replace(s, name=f"{d.name}/{s.name}", group=f"{d.name}/{s.group}") for d in datasets for s in d.samples
+    )
+    left_out = tuple((f"{d.name}/{name}", n) for d in datasets for name, n in d.left_out)
+    licences = "; ".join(f"{d.name}: {d.licence}" for d in datasets)
+    return Dataset("+".join(d.name for d in datasets), samples, licences, left_out)
 
 
 def split_by_group(samples: Iterable[Sample], val_share: float) -> tuple[Sample, ...]:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from vision.bundle import write_atomically
-from vision.datasets import Dataset, read_splits_csv
+from vision.datasets import Dataset, read_index
 from vision.errors import DatasetError
 from vision.frames import Pixels
 from vision.simulator.catalogue import CATALOGUE
@@ -57,7 +57,7 @@ def simulator_dataset(root: Path, images: int, seed: int, labels: tuple[str, ...
             writer.writerow((name, label, split, name, "Apache-2.0"))
         write_atomically(root / "splits.csv", table.getvalue().encode())
         write_atomically(stamp, recipe.encode())
-    return read_splits_csv(root)
+    return read_index(root / "splits.csv")
 
 
 def contact_sheet(columns: int, seed: int, labels: tuple[str, ...] = tuple(CATALOGUE)) -> Pixels:

@@ -17,7 +17,7 @@ def test_shipped_bundle_names_its_data_its_licence_and_its_parents(shipped: Path
     manifest = read_manifest(shipped)
     assert manifest.precision == "int8"
     assert manifest.labels == MATERIALS_1.ordered(manifest.labels)
-    assert manifest.data_licences == {"trashnet": "MIT"}
+    assert manifest.data_licences["trashnet"] == "MIT"
     assert {"train_sha256", "val_sha256", "initial_weights", "checkpoint_sha256", "float_bundle_sha256"} <= set(
         manifest.lineage
     )

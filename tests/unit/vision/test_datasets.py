@@ -59,7 +59,7 @@ def test_splits_csv_is_read_with_groups_licence_and_suspects(picture_folder: Pat
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("path,label\n", "column missing: split"),
+        ("path,split\n", "column missing: label"),
         ("path,label,split\nglass/99.png,glass,train\n", "line 2: no such picture"),
         ("path,label,split\nglass/00.png,wood,train\n", "no picture has a known label"),
     ],

@@ -1,0 +1,67 @@
+"""What int8 costs, scheme by scheme, label by label, with graph optimisation on and off: a float bundle against itself.
+
+Needs the run of the shipped bundle (`binsight train --config configs/trashnet.yaml`, then `binsight export`) in
+runs/trashnet; prints nothing without it.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from training.data import open_training_data
+from training.evaluate import open_session
+from training.quantize import Scheme, compare, quantized_graph
+from training.recipes.finetune import load_trained
+from vision.bundle import read_bundle
+
+RUN = Path("runs/trashnet")
+SCHEMES = (
+    Scheme(),
+    Scheme(percentile=99.999),
+    Scheme(method="MinMax"),
+    Scheme(method="Entropy"),
+    Scheme(per_channel=False),
+    Scheme(per_channel=False, method="MinMax"),
+    Scheme(activations="int8"),
+)
+
+
+def measure() -> Iterator[dict[str, Any]]:
+    """Yield one row for each scheme, optimised and not: accuracy lost in all and on each label, and ms a frame."""
+    bundle = RUN / "float.onnx"
+    if not bundle.is_file():
+        return
+    data, manifest = read_bundle(bundle)
+    _, _, config = load_trained(RUN)
+    train, val = open_training_data(config.data, config.seed, RUN / "pictures")
+    for scheme in SCHEMES:
+        graph = quantized_graph(bundle, manifest, train, scheme)
+        for optimised in (True, False) if scheme in SCHEMES[:1] + SCHEMES[4:5] else (True,):
+            session = open_session(graph, 2) if optimised else _unoptimised(graph)
+            loss = compare(open_session(data, 2), session, manifest, val)
+            pixels = {manifest.tensors.input: np.zeros((1, 224, 224, 3), np.uint8)}
+            times = []
+            for _ in range(100):
+                started = time.perf_counter()
+                session.run(None, pixels)
+                times.append(1000 * (time.perf_counter() - started))
+            yield {
+                "weights": "per channel" if scheme.per_channel else "per tensor",
+                "calibration": scheme.method + (f" {scheme.percentile}" if scheme.method == "Percentile" else ""),
+                "activations": scheme.activations,
+                "graph_optimisation": optimised,
+                **loss.to_dict(),
+                "refused": loss.too_much(),
+                "ms_median": round(float(np.median(times[20:])), 2),
+            }
+
+
+def _unoptimised(graph: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,1 @@
+"""Int8 on other processors, emulated: see run.sh."""

@@ -1,0 +1,108 @@
+"""Fetching a set from a real server on this machine: what comes is checked, and half a set is never left behind."""
+
+import hashlib
+import io
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from vision.datasets import open_dataset
+from vision.datasets.public import PUBLIC_SETS, fetch
+from vision.errors import DatasetError
+
+
+def _archive(names: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zipped:
+        for name, data in names.items():
+            zipped.writestr(name, data)
+    return buffer.getvalue()
+
+
+PICTURE = cv2.imencode(".jpg", np.full((32, 32, 3), 90, np.uint8))[1].tobytes()
+GOOD = _archive({"set/glass/a.jpg": PICTURE, "set/paper/b.jpg": PICTURE, "__MACOSX/x": b""})
+EVIL = _archive({"set/glass/a.jpg": PICTURE, "../outside.txt": b"x"})
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path == "/chunked.zip":  # as GitHub sends its archives: no length, and the end may be missing
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n" % len(GOOD) + GOOD[: len(GOOD) // 2])
+            return
+        body = {"/good.zip": GOOD, "/evil.zip": EVIL, "/page.zip": b"<html>log in</html>", "/cut.zip": GOOD}.get(
+            self.path
+        )
+        if body is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if self.path == "/cut.zip" else body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    httpd = HTTPServer(("127.0.0.1", 0), _Handler)
+    thread = threading.Thread(target=httpd.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+def test_a_set_is_fetched_checked_and_can_be_read(server: str, tmp_path: Path) -> None:
+    wanted = hashlib.sha256(GOOD).hexdigest()
+    done = fetch("trashnet", tmp_path / "set", f"{server}/good.zip", wanted)
+    assert (done.files, done.sha256, done.verified, done.licence) == (2, wanted, "as expected", "MIT")
+    assert open_dataset(tmp_path / "set").labels() == {"glass", "paper"}
+    assert open_dataset(tmp_path / "set").licence == "MIT"  # it stays with the pictures
+    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+    with pytest.raises(DatasetError, match="is not empty"):
+        fetch("trashnet", tmp_path / "set", f"{server}/good.zip")
+
+
+@pytest.mark.parametrize(
+    ("path", "sha256", "why"),
+    [
+        ("/good.zip", "0" * 64, "was expected. Nothing was unpacked"),
+        ("/evil.zip", None, "outside of the folder"),
+        ("/page.zip", None, "not a readable zip"),
+        ("/none.zip", None, "cannot be downloaded"),
+        ("/cut.zip", None, r"broke off|cannot be downloaded"),
+        ("/chunked.zip", None, "cannot be downloaded"),
+    ],
+)
+def test_what_is_wrong_is_refused_and_leaves_nothing(
+    server: str, tmp_path: Path, path: str, sha256: str | None, why: str
+) -> None:
+    with pytest.raises(DatasetError, match=why):
+        fetch("trashnet", tmp_path / "set", server + path, sha256)
+    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path.parent / "outside.txt").exists()
+
+
+def test_bad_names_and_addresses(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no public set 'garbage'; there are trashnet"):
+        fetch("garbage", tmp_path / "x")
+    with pytest.raises(DatasetError, match="not an http address"):
+        fetch("trashnet", tmp_path / "x", "file:///etc/passwd")
+    assert all(s.url.startswith("https://") and s.licence and s.source for s in PUBLIC_SETS.values())
+    assert not PUBLIC_SETS["realwaste"].shippable

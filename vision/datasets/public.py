@@ -1,0 +1,158 @@
+"""Public sets by name: where they are, what their licence is, and a download that is checked before it is unpacked."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import shutil
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from vision.datasets.readers import LICENCES
+from vision.errors import DatasetError
+
+Watch = Callable[[Iterable[Any]], Iterable[Any]]
+
+MAX_ARCHIVE_BYTES = 8 * 1024**3
+MAX_UNPACKED_BYTES = 32 * 1024**3
+TIMEOUT_S = 60
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PublicSet:
+    """One set that others publish.
+
+    Attributes:
+        title: what it is, with its makers.
+        source: page to read and to cite.
+        url: of the archive (zip).
+        sha256: of the archive, or None where the publisher gives none: pin it with `--sha256` after the first download.
+        licence: SPDX id.
+        shippable: whether a model trained on it may be shipped commercially.
+    """
+
+    title: str
+    source: str
+    url: str
+    sha256: str | None
+    licence: str
+    shippable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came: number of files, digest of the archive, how it was verified, the licence's SPDX id."""
+
+    files: int
+    sha256: str
+    verified: str
+    licence: str
+
+
+PUBLIC_SETS = {
+    "trashnet": PublicSet(
+        "TrashNet: 2,527 photographs on a white board, six labels (Thung, Yang)",
+        "https://github.com/garythung/trashnet",
+        "https://raw.githubusercontent.com/garythung/trashnet/6fa2b878c6c1b4304b91109070ce0edf9279bb31/data/dataset-resized.zip",
+        None, "MIT", True,
+    ),
+    "clothing": PublicSet(
+        "Clothing dataset (small): 3,781 photographs of ten kinds of clothes, for textile (Grigorev)",
+        "https://github.com/alexeygrigorev/clothing-dataset-small",
+        "https://github.com/alexeygrigorev/clothing-dataset-small/archive/11961516512414bf9f6c150a832cfd21b54a6b54.zip",
+        None, "CC0-1.0", True,
+    ),
+    "grocery": PublicSet(
+        "Grocery Store Dataset: 5,125 photographs, fruit and vegetables for organic (Klasson, Zhang, Kjellström)",
+        "https://github.com/marcusklasson/GroceryStoreDataset",
+        "https://github.com/marcusklasson/GroceryStoreDataset/archive/fc80ba90f803d79d0383df52c5a4ac5de99ff6fc.zip",
+        None, "MIT", True,
+    ),
+    "realwaste": PublicSet(
+        "RealWaste: 4,752 photographs from a landfill's floor, nine labels (Single, Iranmanesh, Raad)",
+        "https://doi.org/10.24432/C5SS4G",
+        "https://archive.ics.uci.edu/static/public/908/realwaste.zip",
+        None, "CC-BY-NC-SA-4.0", False,
+    ),
+}  # fmt: skip
+
+
+def fetch(name: str, out: Path, url: str | None = None, sha256: str | None = None, watch: Watch = iter) -> Fetched:
+    """Download a public set's archive, check it, and unpack it; nothing is left behind if anything is wrong.
+
+    Args:
+        name: key of PUBLIC_SETS.
+        out: folder to unpack into; must not exist, or be empty.
+        url: a mirror; the set's own address by default.
+        sha256: what the archive must be; the set's own by default.
+        watch: wraps the chunks of 1 MiB, for a progress bar.
+
+    Raises:
+        DatasetError: unknown name, no connection, another checksum, no zip, or a zip that would write elsewhere.
+    """
+    if (chosen := PUBLIC_SETS.get(name)) is None:
+        raise DatasetError(f"no public set {name!r}; there are {', '.join(PUBLIC_SETS)}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DatasetError(f"{out}: is not empty; name a new folder")
+    address, wanted = url or chosen.url, (sha256 or chosen.sha256 or "").lower()
+    if not address.startswith(("https://", "http://")):
+        raise DatasetError(f"{address}: not an http address")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".fetch-") as scratch:
+        archive, unpacked = Path(scratch) / "archive.zip", Path(scratch) / "set"
+        try:
+            with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response, archive.open("wb") as file:  # noqa: S310  scheme checked above
+                digest = _copy(response, file, address, watch)
+        except (OSError, http.client.HTTPException) as error:
+            raise DatasetError(f"{address}: cannot be downloaded ({error}). Try a mirror with --url.") from error
+        if wanted and digest != wanted:
+            raise DatasetError(f"{address}: sha256 is {digest}, {wanted} was expected. Nothing was unpacked.")
+        files = _unpack(archive, unpacked, address)
+        # The licence stays with the pictures: whoever trains on them later finds it in the bundle's manifest.
+        licence = LICENCES[chosen.licence]
+        note = f"# {chosen.title}\n\nSource: {chosen.source}\nLicence: {licence}\narchive sha256: {digest}\n"
+        (unpacked / "SOURCE.md").write_text(note, encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        shutil.move(unpacked, out)
+    verified = "as expected" if wanted else "the publisher names none: keep this one and give it as --sha256 next time"
+    return Fetched(files, digest, verified, chosen.licence)
+
+
+def _copy(response: Any, file: IO[bytes], address: str, watch: Watch) -> str:
+    digest, size = hashlib.sha256(), 0
+    expected = int(response.headers.get("Content-Length") or -1)
+    for chunk in watch(iter(lambda: response.read(_CHUNK), b"")):
+        size += len(chunk)
+        if size > MAX_ARCHIVE_BYTES:
+            raise DatasetError(f"{address}: more than {MAX_ARCHIVE_BYTES / 1e9:.0f} GB; refused")
+        digest.update(chunk)
+        file.write(chunk)
+    if expected >= 0 and size != expected:
+        raise DatasetError(f"{address}: broke off after {size} of {expected} bytes. Try again.")
+    return digest.hexdigest()
+
+
+def _unpack(archive: Path, folder: Path, address: str) -> int:
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            members = [m for m in zipped.infolist() if not m.is_dir() and "__MACOSX" not in m.filename]
+            if sum(m.file_size for m in members) > MAX_UNPACKED_BYTES:
+                raise DatasetError(f"{address}: would unpack to more than {MAX_UNPACKED_BYTES / 1e9:.0f} GB; refused")
+            folder.mkdir()
+            for member in members:
+                target = (folder / member.filename).resolve()
+                if not target.is_relative_to(folder.resolve()):
+                    raise DatasetError(
+                        f"{address}: holds {member.filename!r}, which lies outside of the folder; refused"
+                    )
+                zipped.extract(member, folder)
+    except zipfile.BadZipFile as error:
+        raise DatasetError(f"{address}: not a readable zip ({error})") from error
+    return len(members)
