@@ -5,7 +5,7 @@
 # Needs Debian, root for apt, qemu-user; everything else goes to runs/portability.
 set -euo pipefail
 float=$(realpath "${1:?name the float bundle}")
-count=${2:-48}
+count=${2:-24}
 here=$(realpath "$(dirname "$0")")
 python=$(realpath "$here/../../.venv/bin/python" --no-symlinks)
 cd "$here/../.."
