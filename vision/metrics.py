@@ -74,8 +74,9 @@ def fpr_at_recall(score_n: Floats, positive_n: NDArray[np.bool_], recall: float 
     """Return the share of negatives at or above the threshold that keeps `recall` of the positives; NaN if empty."""
     if not positive_n.any() or positive_n.all():
         return float("nan")
-    threshold = np.quantile(score_n[positive_n], 1 - recall, method="lower")
-    return float((score_n[~positive_n] >= threshold).mean())
+    positives = np.sort(score_n[positive_n])
+    kept = int(np.ceil(recall * len(positives) - 1e-9))
+    return float((score_n[~positive_n] >= positives[len(positives) - kept]).mean())
 
 
 def auroc(score_n: Floats, positive_n: NDArray[np.bool_]) -> float:

@@ -47,3 +47,19 @@ def test_group_bootstrap_is_wider_than_pretending_independence() -> None:
     single = metrics.group_bootstrap([str(i) for i in range(1000)], lambda i: float(right[i].mean()), 300)
     assert grouped[1] - grouped[0] > 2 * (single[1] - single[0])
     assert grouped[0] < right.mean() < grouped[1]
+
+
+def test_coverage_at_a_risk_is_the_largest_part_that_keeps_it() -> None:
+    confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
+    correct = np.array([True, True, False, True, True])  # risks of the growing parts: 0, 0, 1/3, 1/4, 1/5
+    assert metrics.coverage_at(confidence, correct, 0.0) == pytest.approx(0.4)
+    assert metrics.coverage_at(confidence, correct, 0.2) == pytest.approx(1.0)
+    assert metrics.coverage_at(confidence, ~correct, 0.1) == 0.0
+
+
+def test_false_positives_are_counted_where_the_recall_is_kept() -> None:
+    score = np.concatenate([np.arange(1, 101) / 100, np.array([0.01, 0.05, 0.5, 0.99])])
+    positive = np.arange(104) < 100
+    assert metrics.fpr_at_recall(score, positive, 0.95) == pytest.approx(0.5)  # 95 of 100 score above 0.05
+    assert metrics.fpr_at_recall(score, positive, 1.0) == 1.0
+    assert np.isnan(metrics.fpr_at_recall(score[:100], positive[:100]))
