@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from edge_runtime.commands import app as edge
 from vision.errors import BinsightError
 
 __version__ = "0.1.0"
@@ -24,7 +25,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Sets of labelled pictures: list, fetch, check, split.")
-edge = typer.Typer(no_args_is_help=True, help="The bin: camera in, lid moves, events out.")
 hub = typer.Typer(no_args_is_help=True, help="The hub: take events in, compute statistics, show them.")
 app.add_typer(data_app, name="data")
 app.add_typer(edge, name="edge")
@@ -393,23 +393,6 @@ def data_split(
     print(target)
 
 
-@edge.command("run")
-def edge_run(
-    config: Config = None,
-    override: Overrides = None,
-    drain_s: Annotated[
-        float, typer.Option("--drain-s", help="After the camera ends: seconds to wait for the hub.")
-    ] = 30.0,
-) -> None:
-    """Run a bin until its camera ends or it is stopped."""
-    from configs import load
-    from edge_runtime.app import run
-    from edge_runtime.config import EdgeConfig
-
-    health = run(load(EdgeConfig, config, override or []), drain_s)
-    print(f"{health.bin_id}: {health.items} items, {health.outbox_depth} waiting for the hub, {health.faults} faults")
-
-
 @hub.command("serve")
 def hub_serve(config: Config = None, override: Overrides = None) -> None:
     """Take batches in and show the statistics; prints its address."""
@@ -505,6 +488,9 @@ def main() -> NoReturn:
 _EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "onnx", "onnxscript", "safetensors", "matplotlib", "jinja2"), "train"),
     **dict.fromkeys(("onnxruntime", "apsw", "httpx2"), "edge"),
+    **dict.fromkeys(("gpiozero", "lgpio"), "gpio"),
+    "serial": "serial",
+    "paho": "mqtt",
     **dict.fromkeys(("pandas", "tensorboardX", "fsspec"), "launch"),
     **dict.fromkeys(("fastapi", "uvicorn", "deltalake", "duckdb", "ray", "pyarrow"), "cluster"),
 }

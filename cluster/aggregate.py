@@ -34,7 +34,7 @@ class Statistics:
 def partial(files: Sequence[str]) -> Statistics:
     """Aggregate the events of some Parquet files.
 
-    The hour is that of the bin's clock where it was set, else that of arrival.
+    The hour is that of `cluster.lake.date`.
     """
     histogram = ", ".join(
         f"count(*) FILTER (least(floor(confidence * {CONFIDENCE_BINS}), {CONFIDENCE_BINS - 1}) = {k}) AS confidence_{k}"
@@ -42,8 +42,10 @@ def partial(files: Sequence[str]) -> Statistics:
     )
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
-        db.read_parquet(list(files), hive_partitioning=True).create_view("event")
-        when = "CASE WHEN clock_synced THEN wall_utc_ms ELSE received_utc_ms END"
+        db.read_parquet(list(files), hive_partitioning=True, union_by_name=True).create_view("event")
+        when = "CASE WHEN clock_synced THEN wall_utc_ms ELSE received_utc_ms END"  # in a lake of an earlier version
+        if "dated_utc_ms" in db.view("event").columns:
+            when = f"coalesce(dated_utc_ms, {when})"
         items = db.sql(
             f"""SELECT bin_id, ({when}) // {_HOUR_MS} * {_HOUR_MS} AS hour_utc_ms,
                   model_digest, rule_book, label, decision, stream, count(*) AS items, {histogram}

@@ -38,7 +38,14 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         committer = asyncio.create_task(ingest.run())
+        door = None
+        if config.mqtt:
+            from cluster.mqtt import MqttDoor  # noqa: PLC0415  extra "mqtt"
+
+            door = MqttDoor(config.mqtt, ingest, config.token, asyncio.get_running_loop())
         yield
+        if door:
+            await asyncio.to_thread(door.close)
         committer.cancel()
         with suppress(asyncio.CancelledError):
             await committer

@@ -26,6 +26,8 @@ from vision.errors import StorageError
 from vision.events import Batch, ItemEvent
 
 _ARROW = {"int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "float": pa.float64()}
+# No bin of this make was in a street before; no clock runs further ahead than this.
+EARLIEST_UTC_MS, FUTURE_MS = 1_735_689_600_000, 600_000
 # `extra` holds the fields of newer bins as JSON text.
 EVENT_SCHEMA = pa.schema(
     [
@@ -34,6 +36,8 @@ EVENT_SCHEMA = pa.schema(
         ("bin_id", pa.string()),
         ("outbox_dropped", pa.int64()),
         ("received_utc_ms", pa.int64()),
+        ("dated_utc_ms", pa.int64()),
+        ("dated_by", pa.string()),
         ("arrival_date", pa.string()),
         *((f.name, _ARROW[str(f.type)]) for f in fields(ItemEvent) if f.name != "extra"),
         ("extra", pa.string()),
@@ -141,7 +145,11 @@ class Lake:
         )
         try:
             # A table that is not there yet is made by the same call.
-            write_deltalake(self._uri(name), table, mode=mode, partition_by=partition_by, commit_properties=properties)
+            # A lake of an earlier version gets the columns that it lacks.
+            write_deltalake(
+                self._uri(name), table, mode=mode, partition_by=partition_by, commit_properties=properties,
+                schema_mode="merge" if mode == "append" else "overwrite",
+            )  # fmt: skip
             _sync(path, DeltaTable(self._uri(name)).version())
         except (DeltaError, OSError) as error:
             self._settled = False
@@ -157,10 +165,30 @@ def events_table(batches: Sequence[Batch], received_utc_ms: int) -> pa.Table:
         for seq, event in batch.events:
             row = {name: getattr(event, name) for name in _EVENT_FIELDS}
             extra = json.dumps(dict(event.extra), sort_keys=True) if event.extra else None
+            dated_utc_ms, dated_by = date(event, batch, received_utc_ms)
             rows.append(
-                {**row, **head, "seq": seq, "received_utc_ms": received_utc_ms, "arrival_date": day, "extra": extra}
-            )
+                {
+                    **row, **head, "seq": seq, "received_utc_ms": received_utc_ms, "dated_utc_ms": dated_utc_ms,
+                    "dated_by": dated_by, "arrival_date": day, "extra": extra,
+                }
+            )  # fmt: skip
     return pa.Table.from_pylist(rows, schema=EVENT_SCHEMA)
+
+
+def date(event: ItemEvent, batch: Batch, received_utc_ms: int) -> tuple[int, str]:
+    """Return when an event happened, UTC ms, and who says so.
+
+    "bin": its wall clock was set, and does not speak of the future. "hub": from the bin's monotonic clock, counted back
+    from the arrival. "latest": the bin has started again since, so it was before that start; "arrival": the bin says
+    nothing of its clock.
+    """
+    if event.clock_synced and EARLIEST_UTC_MS <= event.wall_utc_ms <= received_utc_ms + FUTURE_MS:
+        return event.wall_utc_ms, "bin"
+    if batch.sent_monotonic_ms < 0:
+        return received_utc_ms, "arrival"
+    if event.boot_id == batch.sent_boot_id and event.monotonic_ms <= batch.sent_monotonic_ms:
+        return received_utc_ms - (batch.sent_monotonic_ms - event.monotonic_ms), "hub"
+    return received_utc_ms - batch.sent_monotonic_ms, "latest"
 
 
 _EVENT_FIELDS = tuple(f.name for f in fields(ItemEvent) if f.name != "extra")

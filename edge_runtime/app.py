@@ -3,87 +3,109 @@
 from __future__ import annotations
 
 import logging
+import logging.handlers
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 
-from edge_runtime.actuate import SimulatedActuator
-from edge_runtime.capture import open_camera
+from edge_runtime import board
+from edge_runtime.actuate import Actuator, open_lid
+from edge_runtime.capture import Recorder, open_camera
 from edge_runtime.classify import Classifier
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import EdgeConfig
-from edge_runtime.health import Health
+from edge_runtime.eyesight import Eyesight
+from edge_runtime.health import Health, days_left
 from edge_runtime.outbox import Outbox
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
 from edge_runtime.trigger import Trigger
-from edge_runtime.uplink import HttpTransport, Uplink
+from edge_runtime.uplink import Uplink, open_transport
+from edge_runtime.view import View
 from vision.datasets import image_paths, read_image
-from vision.errors import BinsightError, ImageError, StorageError
+from vision.errors import BinsightError, ConfigError, ImageError, StorageError
 from vision.frames import Pixels
 
 log = logging.getLogger(__name__)
 
-_HEALTH_EVERY_MS = 5000.0
-_REFERENCE_EVERY_MS = 60_000.0
+_HEALTH_EVERY_S, _REFERENCE_EVERY_S, _WATCHDOG_EVERY_S = 5.0, 60.0, 5.0
+# These belong to what is open; all other settings can change while the bin runs.
+_FIXED = ("bin_id", "state", "camera", "actuator", "outbox", "log", "view")
 
 
-def run(config: EdgeConfig, drain_s: float = 30.0) -> Health:
+def run(
+    config: EdgeConfig,
+    drain_s: float = 30.0,
+    reload: Callable[[], EdgeConfig] | None = None,
+    record: Path | None = None,
+) -> Health:
     """Run a bin until its camera ends or it gets SIGTERM or SIGINT; return its last health.
 
     Args:
         config: the bin.
         drain_s: after the camera has ended, how long to wait for the hub to take what is left.
+        reload: reads the settings again, at SIGHUP; None ignores it.
+        record: film of what the camera sees, to be replayed.
 
     Raises:
         BinsightError: the bin cannot start; the message says why.
     """
+    stop, reload_asked = threading.Event(), threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        signal.signal(signal.SIGHUP, lambda *_: reload_asked.set())
     rules, classifier = load_rules(config.rules), Classifier(config.bundle, config.threads)
     cv2.setNumThreads(1)  # pictures are small: threads cost more than they bring, and they are onnxruntime's
     clock, health = SystemClock(), Health(config.bin_id, model=classifier.manifest.model_id)
     try:
         config.state.mkdir(parents=True, exist_ok=True)
+        _log_to_file(config)
     except OSError as error:
         raise StorageError(
             f"state: {config.state} cannot be made ({error.strerror}); name a folder to write to"
         ) from error
     camera, world = open_camera(config.camera, config.state, clock)
+    if record:
+        camera = Recorder(camera, record, config.camera.fps or 10.0)
     if world and world.ended:
         log.warning(
             "%s: all items of this camera were shown before; only what waits for the hub is sent. "
             "For new items name another folder with --set state=...", config.state / "truth.jsonl",
         )  # fmt: skip
-    stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+    actuator = Actuator(open_lid(config.actuator, tuple(rules.streams), world), rules.fallback)
     with Outbox(config.state / "outbox.sqlite", config.bin_id, config.outbox.max_bytes) as outbox:
-        uplink = Uplink(outbox, HttpTransport(config.uplink), config.uplink) if config.uplink.url else None
-        trigger = Trigger(config.trigger, _load_reference(config.state))
-        housekeeping = _Housekeeping(config.state, trigger, outbox, uplink, health, clock)
         pipeline = Pipeline(
-            camera, trigger, classifier, rules, SimulatedActuator(tuple(rules.streams), world), outbox, clock, health,
-            housekeeping,
+            camera, Eyesight(config.camera.stale_after_s, config.state / "lens.json"),
+            Trigger(config.trigger, _load_reference(config.state)), classifier, rules, actuator, outbox, clock, health,
+            config.looks, config.board_w,
         )  # fmt: skip
+        keeper = _Keeper(config, pipeline, reload_asked, reload)
+        pipeline.every_frame, pipeline.on_hazard = keeper.keep, keeper.hurry
+        view = View(config.view, pipeline) if config.view.port is not None else None
         log.info("bin %s: %s, rule book %s", config.bin_id, classifier.manifest.model_id, rules.id)
-        if uplink:
-            uplink.start()
+        board.notify("READY=1")
         try:
             pipeline.run(stop)
             deadline = time.monotonic() + drain_s
-            while uplink and outbox.depth() and time.monotonic() < deadline and not stop.is_set():
+            while keeper.uplink and outbox.depth() and time.monotonic() < deadline and not stop.is_set():
                 stop.wait(0.1)
         finally:
+            board.notify("STOPPING=1")
             camera.close()
-            if uplink:
-                uplink.stop()
+            actuator.close()
+            if view:
+                view.close()
+            if keeper.uplink:
+                keeper.uplink.stop()
             try:
-                housekeeping(force=True)
+                keeper.write_health()
             except (BinsightError, OSError) as error:
                 log.error("the last health could not be written: %s", error)
     if world and world.missed:
@@ -122,33 +144,115 @@ def classify_paths(paths: Iterable[Path], bundle: Path, threads: int = 2) -> Ite
             }
 
 
-class _Housekeeping:
-    """Keeps the health file and the picture of the empty chute up to date, rarely."""
+class _Keeper:
+    """What a bin does between frames, rarely: health, the picture of the empty chute, systemd's watchdog, new settings.
+
+    Attributes:
+        uplink: the way to the hub, if one is configured.
+    """
 
     def __init__(
-        self, state: Path, trigger: Trigger, outbox: Outbox, uplink: Uplink | None, health: Health, clock: SystemClock
+        self,
+        config: EdgeConfig,
+        pipeline: Pipeline,
+        reload_asked: threading.Event,
+        reload: Callable[[], EdgeConfig] | None,
     ) -> None:
-        self._state, self._trigger, self._outbox, self._uplink = state, trigger, outbox, uplink
-        self._health, self._clock = health, clock
-        self._health_due_ms = self._reference_due_ms = 0.0
+        self._config, self._pipeline, self._reload_asked, self._reload = config, pipeline, reload_asked, reload
+        self._started_s = time.monotonic()
+        self._health_due_s = self._reference_due_s = self._watchdog_due_s = 0.0
+        self.uplink = self._new_uplink(config)
 
-    def __call__(self, force: bool = False) -> None:
-        now_ms = self._clock.now().monotonic_ms
-        reference = self._trigger.reference
-        if reference is not None and now_ms >= self._reference_due_ms:
-            self._reference_due_ms = now_ms + _REFERENCE_EVERY_MS
-            _save_reference(self._state, reference)
-        if force or now_ms >= self._health_due_ms:
-            self._health_due_ms = now_ms + _HEALTH_EVERY_MS
-            health, outbox = self._health, self._outbox
-            health.outbox_depth, health.dropped, health.quarantined = (
-                outbox.depth(),
-                outbox.dropped(),
-                outbox.quarantined(),
+    def keep(self) -> None:
+        """Do what is due."""
+        now_s = time.monotonic()
+        if now_s >= self._watchdog_due_s:
+            self._watchdog_due_s = now_s + _WATCHDOG_EVERY_S
+            board.notify(
+                f"WATCHDOG=1\nSTATUS=camera {self._pipeline.health.camera}, {self._pipeline.health.items} items"
             )
-            if self._uplink:
-                health.uplink, health.alarm = self._uplink.last_error or "ok", self._uplink.alarm
-            health.write(self._state / "health.json")
+        if self._reload_asked.is_set():
+            self._reload_asked.clear()
+            self._take_new_settings()
+        reference = self._pipeline.trigger.reference
+        if reference is not None and now_s >= self._reference_due_s:
+            self._reference_due_s = now_s + _REFERENCE_EVERY_S
+            _save_reference(self._config.state, reference)
+            self._pipeline.eyesight.remember()
+        if now_s >= self._health_due_s:
+            self._health_due_s = now_s + _HEALTH_EVERY_S
+            self.write_health()
+
+    def hurry(self) -> None:
+        """Send what cannot wait."""
+        if self.uplink:
+            self.uplink.hurry()
+
+    def write_health(self) -> None:
+        """Read every gauge and replace the health file."""
+        health, outbox, uptime_s = self._pipeline.health, self._pipeline.outbox, time.monotonic() - self._started_s
+        full_share, health.outbox_depth = outbox.full_share(), outbox.depth()
+        health.outbox_full_pct = round(100 * full_share, 2)
+        health.outbox_days_left = days_left(full_share, health.outbox_depth, health.items, uptime_s)
+        health.dropped, health.quarantined = outbox.dropped(), outbox.quarantined()
+        if self.uplink:
+            health.uplink, health.alarm = self.uplink.last_error or "ok", self.uplink.alarm
+        health.clock_synced, health.uptime_s = self._pipeline.clock.now().clock_synced, int(uptime_s)
+        health.resident_mb, health.disk_free_mb = (
+            board.resident_mb(),
+            shutil.disk_usage(self._config.state).free // 10**6,
+        )
+        health.temperature_c, health.throttled = board.temperature_c(), board.throttled()
+        health.energy_wh = round(self._pipeline.board_w * time.process_time() / 3600, 4)
+        health.write(self._config.state / "health.json")
+
+    def _new_uplink(self, config: EdgeConfig) -> Uplink | None:
+        if not config.uplink.url:
+            return None
+        pipeline = self._pipeline
+        uplink = Uplink(pipeline.outbox, open_transport(config.uplink), config.uplink, pipeline.clock)
+        uplink.start()
+        return uplink
+
+    def _take_new_settings(self) -> None:
+        """Put new settings in place of the old ones, all or none: what does not hold leaves the bin as it was."""
+        if self._reload is None:
+            return
+        pipeline, old = self._pipeline, self._config
+        try:
+            new = self._reload()
+            if later := [name for name in _FIXED if getattr(new, name) != getattr(old, name)]:
+                raise ConfigError(f"{', '.join(later)}: cannot change while the bin runs; restart it")
+            rules = load_rules(new.rules)
+            if set(rules.streams) != set(pipeline.rules.streams):
+                raise ConfigError("rules: the new book has other streams than the lid; restart the bin")
+            same = (new.bundle, new.threads) == (old.bundle, old.threads)
+            classifier = pipeline.classifier if same else Classifier(new.bundle, new.threads)
+        except (BinsightError, OSError) as error:
+            pipeline.health.settings = f"the old ones hold: {error}"
+            log.error("settings: %s", pipeline.health.settings)
+            return
+        pipeline.rules, pipeline.classifier, pipeline.trigger.config = rules, classifier, new.trigger
+        pipeline.actuator.fallback = rules.fallback
+        pipeline.looks, pipeline.board_w = new.looks, new.board_w
+        pipeline.health.model, pipeline.health.settings = classifier.manifest.model_id, "ok"
+        if new.uplink != old.uplink:
+            if self.uplink:
+                self.uplink.stop()
+            self.uplink = self._new_uplink(new)
+        self._config = new
+        log.warning("settings: new ones hold now")
+
+
+def _log_to_file(config: EdgeConfig) -> None:
+    if config.log.path is None:
+        return
+    config.log.path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.handlers.RotatingFileHandler(
+        config.log.path, maxBytes=config.log.max_bytes, backupCount=config.log.files
+    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
 
 
 def _save_reference(state: Path, reference: Pixels) -> None:

@@ -1,10 +1,17 @@
-"""Cameras: device, video file, URL, folder of pictures, simulator. All behind `vision.frames.Camera`."""
+"""Cameras: device, URL (RTSP, MJPEG), Raspberry Pi camera, video file, folder of pictures, simulator.
+
+All behind `vision.frames.Camera`. A camera that is absent is no reason for a bin not to start: it is looked for until
+it is there, and meanwhile the bin says so.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -19,6 +26,7 @@ from vision.simulator.world import Items, Photographs, SimulatedItems, World
 from vision.taxonomy import MATERIALS_1
 
 _REOPEN_S = 0.5
+_NETWORK_MS = 3000
 
 
 class VideoFile:
@@ -27,12 +35,15 @@ class VideoFile:
     Args:
         source: path of the file.
 
+    Attributes:
+        sequence: number of the picture last read.
+
     Raises:
         CameraError: the file cannot be opened.
     """
 
     def __init__(self, source: str, clock: Clock) -> None:
-        self._video, self._clock, self._sequence = _open(source, None, None), clock, 0
+        self._video, self._clock, self.sequence = _open(source, None, None), clock, 0
         self._source = source
 
     def read(self) -> Frame | None:
@@ -40,31 +51,42 @@ class VideoFile:
         good, pixels = self._video.read()
         if not good:
             return None
-        self._sequence += 1
-        return Frame(np.asarray(pixels, np.uint8), self._sequence, self._clock.now().monotonic_ms, self._source)
+        self.sequence += 1
+        return Frame(np.asarray(pixels, np.uint8), self.sequence, self._clock.now().monotonic_ms, self._source)
+
+    def restart(self) -> None:
+        """Do nothing: a film that shows the same for long is no fault."""
 
     def close(self) -> None:
         """Release the file."""
         self._video.release()
 
 
+class Device(Protocol):
+    """What `LiveCamera` reads from: cv2.VideoCapture's own two methods."""
+
+    def read(self) -> tuple[bool, Any]:
+        """Wait for a picture; return (whether there is one, uint8 height x width x 3, BGR)."""
+
+    def release(self) -> None:
+        """Let go of the device."""
+
+
 class LiveCamera:
     """A device or a network stream: its own thread reads, the newest frame wins, an unread one is dropped.
 
     Args:
-        source: device number or URL.
-        size_px: width, height asked of a device.
+        open_device: opens it; raises CameraError while it cannot be opened.
+        source: its name, for people.
         stale_after_s: longest wait for a new frame.
-
-    Raises:
-        CameraError: it cannot be opened.
     """
 
-    def __init__(self, source: str, size_px: tuple[int, int], stale_after_s: float, clock: Clock) -> None:
-        self._video, self._clock, self._source, self._size_px = _open(source, *size_px), clock, source, size_px
+    def __init__(self, open_device: Callable[[], Device], source: str, stale_after_s: float, clock: Clock) -> None:
+        self._open_device, self._clock, self._source = open_device, clock, source
         self._stale_after_s = stale_after_s
         self._newest: Frame | None = None
-        self._arrived, self._closed = threading.Condition(), threading.Event()
+        self._why = ""
+        self._arrived, self._closed, self._anew = threading.Condition(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._pump, name="capture", daemon=True)
         self._thread.start()
 
@@ -72,15 +94,20 @@ class LiveCamera:
         """Return the newest frame not yet read, waiting for one.
 
         Raises:
-            CameraError: none came in time; the stream is reopened in the background.
+            CameraError: none came in time; the camera is opened anew in the background.
         """
         with self._arrived:
             if not self._arrived.wait_for(lambda: self._newest is not None, self._stale_after_s):
                 raise CameraError(
-                    f"camera {self._source}: no frame for {self._stale_after_s:g} s; check cable, power, address"
+                    self._why
+                    or f"camera {self._source}: no frame for {self._stale_after_s:g} s; check cable, power, address"
                 )
             frame, self._newest = self._newest, None
         return frame
+
+    def restart(self) -> None:
+        """Open the device anew."""
+        self._anew.set()
 
     def close(self) -> None:
         """Stop reading and release the device."""
@@ -88,24 +115,71 @@ class LiveCamera:
         self._thread.join(timeout=self._stale_after_s)
 
     def _pump(self) -> None:
+        """Open, read, and open again, until closed. The thread that reads also releases: a device that is taken away
+        under a read can crash the process.
+        """
         sequence = 0
         while not self._closed.is_set():
             try:
-                good, pixels = self._video.read()
+                device = self._open_device()
+            except (CameraError, cv2.error, OSError) as error:
+                self._why = str(error)
+                self._closed.wait(_REOPEN_S)
+                continue
+            self._why = ""
+            self._anew.clear()
+            while not (self._closed.is_set() or self._anew.is_set()):
+                try:
+                    good, pixels = device.read()
+                except (cv2.error, OSError, RuntimeError):
+                    good, pixels = False, None
                 if not good:
-                    self._closed.wait(_REOPEN_S)
-                    self._video.release()
-                    self._video = _open(self._source, *self._size_px)
-                    continue
-            except (CameraError, cv2.error):
-                continue  # read() says in words that no frame comes; here it is tried again
-            sequence += 1
-            frame = Frame(np.asarray(pixels, np.uint8), sequence, self._clock.now().monotonic_ms, self._source)
-            with self._arrived:
-                self._newest = frame
-                self._arrived.notify()
-        # Released by the thread that reads: a device taken away under a read can crash the process.
-        self._video.release()
+                    break
+                sequence += 1
+                frame = Frame(np.asarray(pixels, np.uint8), sequence, self._clock.now().monotonic_ms, self._source)
+                with self._arrived:
+                    self._newest = frame
+                    self._arrived.notify()
+            device.release()
+            self._closed.wait(_REOPEN_S)
+
+
+class PiCamera:
+    """The Raspberry Pi's camera through picamera2, Debian's package on that board; it is imported here alone.
+
+    Args:
+        size_px: width, height of the pictures.
+
+    Raises:
+        CameraError: picamera2 is not installed, or there is no camera.
+    """
+
+    def __init__(self, size_px: tuple[int, int]) -> None:
+        try:
+            from picamera2 import Picamera2  # noqa: PLC0415
+
+            self._camera = Picamera2()
+            # picamera2 names formats the other way round: its RGB888 is OpenCV's BGR in memory.
+            self._camera.configure(
+                self._camera.create_video_configuration(main={"size": size_px, "format": "RGB888"}, buffer_count=2)
+            )
+            self._camera.start()
+        except ImportError as error:
+            raise CameraError(
+                "camera picamera: picamera2 is not installed: apt install python3-picamera2, and make the virtual "
+                "environment with --system-site-packages"
+            ) from error
+        except (RuntimeError, IndexError, OSError) as error:
+            raise CameraError(f"camera picamera: {error}; check the ribbon cable and 'rpicam-hello'") from error
+
+    def read(self) -> tuple[bool, Any]:
+        """Return the next picture."""
+        return True, self._camera.capture_array("main")
+
+    def release(self) -> None:
+        """Stop the camera."""
+        self._camera.stop()
+        self._camera.close()
 
 
 class WorldCamera:
@@ -127,8 +201,56 @@ class WorldCamera:
         self._sequence += 1
         return Frame(pixels, self._sequence, self._clock.now().monotonic_ms, "world")
 
+    def restart(self) -> None:
+        """Do nothing: a world cannot freeze."""
+
     def close(self) -> None:
         """Nothing to release."""
+
+
+class Recorder:
+    """Passes on what a camera sees and films it, to be replayed. Bounded: the film ends, the camera goes on.
+
+    Args:
+        camera: what is filmed.
+        film: an .avi file to write: each picture by itself (Motion JPEG), so that replays are exact.
+        fps: pace at which it will be replayed.
+        frames: of the film at most.
+
+    Raises:
+        CameraError: the first picture cannot be written.
+    """
+
+    def __init__(self, camera: Camera, film: Path, fps: float, frames: int = 6000) -> None:
+        self._camera, self._film, self._fps, self._left = camera, film, fps, frames
+        self._writer: cv2.VideoWriter | None = None
+
+    def read(self) -> Frame | None:
+        """Return the camera's frame."""
+        frame = self._camera.read()
+        if frame is not None and self._left:
+            self._left -= 1
+            if self._writer is None:
+                height, width = frame.pixels_hwc.shape[:2]
+                self._writer = cv2.VideoWriter(
+                    str(self._film), cv2.VideoWriter.fourcc(*"MJPG"), self._fps, (width, height)
+                )
+                if not self._writer.isOpened():
+                    raise CameraError(
+                        f"--record {self._film}: cannot be written; name an .avi file in a folder of yours"
+                    )
+            self._writer.write(frame.pixels_hwc)
+        return frame
+
+    def restart(self) -> None:
+        """Open the device anew."""
+        self._camera.restart()
+
+    def close(self) -> None:
+        """Finish the film and release the device."""
+        if self._writer is not None:
+            self._writer.release()
+        self._camera.close()
 
 
 def open_camera(config: CameraConfig, state: Path, clock: Clock) -> tuple[Camera, World | None]:
@@ -140,8 +262,9 @@ def open_camera(config: CameraConfig, state: Path, clock: Clock) -> tuple[Camera
     size_px = (config.width_px, config.height_px)
     if config.kind == "file":
         return VideoFile(config.source, clock), None
-    if config.kind in ("device", "url"):
-        return LiveCamera(config.source, size_px, config.stale_after_s, clock), None
+    if config.kind in ("device", "url", "picamera"):
+        opener = partial(PiCamera, size_px) if config.kind == "picamera" else partial(_open, config.source, *size_px)
+        return LiveCamera(opener, config.source, config.stale_after_s, clock), None
     items: Items
     count: int | None
     if config.kind == "folder":
@@ -169,10 +292,18 @@ def _pictures(root: Path, split: str) -> Dataset:
 
 
 def _open(source: str, width_px: int | None, height_px: int | None) -> cv2.VideoCapture:
-    video = cv2.VideoCapture(int(source) if source.isdigit() else source)
+    if source.isdigit():
+        video = cv2.VideoCapture(int(source))
+    elif "://" in source:
+        # FFmpeg waits half a minute by itself; a bin that is blind must know it within seconds.
+        waits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _NETWORK_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _NETWORK_MS]
+        video = cv2.VideoCapture(source, cv2.CAP_FFMPEG, waits)
+    else:
+        video = cv2.VideoCapture(source)
     if not video.isOpened():
         raise CameraError(f"camera {source}: cannot be opened; check that it exists, is free, and that you may read it")
-    if width_px and height_px:
+    if width_px and height_px and source.isdigit():
         video.set(cv2.CAP_PROP_FRAME_WIDTH, width_px)
         video.set(cv2.CAP_PROP_FRAME_HEIGHT, height_px)
+        video.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old picture is no use
     return video

@@ -17,8 +17,16 @@ class Health:
         frames, items, faults: since the start.
         unrecorded: items served whose event could not be stored since the start.
         decisions: items by kind of decision.
+        hazards: hazards since the start; hazard: the last one, in words.
+        lid: "ok" or what went wrong with it last.
         outbox_depth, dropped, quarantined: of the outbox.
+        outbox_full_pct: how full it is; outbox_days_left: days until it is, at the pace since the start and with no hub
+            in reach; None while that pace is not known.
         uplink: "ok", or the last error; alarm: what needs a person.
+        settings: "ok", or why the settings last reloaded do not hold.
+        clock_synced: whether the wall clock is known to be set.
+        uptime_s, resident_mb, disk_free_mb, temperature_c, throttled: of process and board.
+        energy_wh: estimate of what computing has drawn since the start.
     """
 
     bin_id: str
@@ -29,14 +37,44 @@ class Health:
     faults: int = 0
     unrecorded: int = 0
     decisions: dict[str, int] = field(default_factory=dict)
+    hazards: int = 0
+    hazard: str = ""
+    lid: str = "ok"
     outbox_depth: int = 0
+    outbox_full_pct: float = 0.0
+    outbox_days_left: float | None = None
     dropped: int = 0
     quarantined: int = 0
     uplink: str = "off"
     alarm: str = ""
+    settings: str = "ok"
+    clock_synced: bool = False
+    uptime_s: int = 0
+    resident_mb: float = 0.0
+    disk_free_mb: int = 0
+    temperature_c: float | None = None
+    throttled: str = ""
+    energy_wh: float = 0.0
 
     def write(self, path: Path) -> None:
         """Replace the health file. Not synced: a flash disk is not worn out for a figure that is old in seconds."""
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(asdict(self), indent=1))
         temporary.replace(path)
+
+
+def days_left(full_share: float, waiting: int, items: int, uptime_s: float) -> float | None:
+    """Return in how many days an outbox is full if nothing leaves it.
+
+    Args:
+        full_share: how full it is, 0..1.
+        waiting: events in it.
+        items: served since the start; uptime_s: since then.
+
+    Returns:
+        None while the pace is not known: too little waits, or the bin runs for less than an hour.
+    """
+    if waiting < 20 or items < 20 or uptime_s < 3600:
+        return None
+    events_more = waiting * (1 - full_share) / max(full_share, 1e-9)
+    return round(events_more / (items / uptime_s * 86_400), 1)

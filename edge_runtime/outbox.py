@@ -110,6 +110,12 @@ class Outbox:
         """Return the number of events that wait."""
         return self._count("SELECT count(*) FROM event")
 
+    def full_share(self) -> float:
+        """Return how full the file is, 0..1 of its bound; room that deleted events left counts as room."""
+        with self._guarded("read"):
+            pages, bound, free = self._pages()
+        return round((pages - free) / bound, 4)
+
     def quarantined(self) -> int:
         """Return the number of events set aside."""
         return self._count("SELECT count(*) FROM quarantine")
@@ -180,11 +186,12 @@ class Outbox:
 
     def _at_its_bound(self) -> bool:
         # An insert needs a few free pages; less room than that is none.
-        pages, bound, free = (
-            int(str(self._db.execute(f"PRAGMA {name}").fetchall()[0][0]))
-            for name in ("page_count", "max_page_count", "freelist_count")
-        )
+        pages, bound, free = self._pages()
         return pages - free > bound - 4
+
+    def _pages(self) -> tuple[int, ...]:
+        names = ("page_count", "max_page_count", "freelist_count")
+        return tuple(int(str(self._db.execute(f"PRAGMA {name}").fetchall()[0][0])) for name in names)
 
     def _drop_oldest(self) -> None:
         with self._transaction():

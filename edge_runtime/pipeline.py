@@ -7,71 +7,89 @@ import math
 import threading
 import time
 from collections.abc import Callable
-
-import cv2
+from dataclasses import dataclass
 
 from edge_runtime.actuate import Actuator
 from edge_runtime.classify import Classified, Classifier
 from edge_runtime.clock import Clock
+from edge_runtime.eyesight import Eyesight, measure
 from edge_runtime.health import Health
 from edge_runtime.outbox import Outbox
 from edge_runtime.rules import RuleBook
-from edge_runtime.trigger import Trigger
-from vision.decision import Decision, Prediction
+from edge_runtime.trigger import State, Trigger
+from vision.decision import Decision, Prediction, combine, decide
 from vision.errors import BinsightError, CameraError, StorageError
 from vision.events import ItemEvent
-from vision.frames import Camera, Frame, Pixels
+from vision.frames import Camera, Frame
 
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
+_NOTHING = Prediction(label="", confidence=0.0, second_label="", margin=0.0, unknown_score=0.0)
 
 
+@dataclass(slots=True, eq=False)
 class Pipeline:
-    """Camera, trigger, classifier, rule book, actuator and outbox of one bin, each given from outside.
+    """The parts of one bin, each given from outside; between two frames any of them may be replaced by a new one.
 
-    Args:
-        every_frame: called after each frame; for health and the saved reference.
+    Attributes:
+        looks: frames of one item that are classified at most.
+        board_w: what the board draws while it computes, watts.
+        on_hazard: called once the lid has moved for a hazard.
+        every_frame: called after each frame, and after each try for one: health, reference, reload.
+        frame, event: the last ones, for people to look at.
     """
 
-    def __init__(
-        self,
-        camera: Camera,
-        trigger: Trigger,
-        classifier: Classifier,
-        rules: RuleBook,
-        actuator: Actuator,
-        outbox: Outbox,
-        clock: Clock,
-        health: Health,
-        every_frame: Callable[[], None],
-    ) -> None:
-        self._camera, self._trigger, self._classifier, self._rules = camera, trigger, classifier, rules
-        self._actuator, self._outbox, self._clock, self._health = actuator, outbox, clock, health
-        self._every_frame = every_frame
+    camera: Camera
+    eyesight: Eyesight
+    trigger: Trigger
+    classifier: Classifier
+    rules: RuleBook
+    actuator: Actuator
+    outbox: Outbox
+    clock: Clock
+    health: Health
+    looks: int = 3
+    board_w: float = 0.0
+    on_hazard: Callable[[], None] = lambda: None
+    every_frame: Callable[[], None] = lambda: None
+    frame: Frame | None = None
+    event: ItemEvent | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Serve until the camera ends or `stop` is set; a fault is counted and the bin goes on."""
         while not stop.is_set():
             try:
-                frame = self._camera.read()
-                if frame is None:
+                if not self.step():
                     return
-                self._health.camera, self._health.frames = "ok", self._health.frames + 1
-                if self._trigger.step(frame):
-                    self.serve(frame)
             except CameraError as error:
-                if self._health.camera != str(error):
-                    log.warning("%s", error)
-                self._health.camera = str(error)
+                self._say_camera(str(error))
                 stop.wait(_RETRY_S)
             except Exception:  # noqa: BLE001  the bin's service loop: the next person must be served
                 self._count_fault("the bin's loop")
                 stop.wait(_RETRY_S)
             try:
-                self._every_frame()
+                self.every_frame()
             except (BinsightError, OSError):
                 self._count_fault("housekeeping")
+
+    def step(self) -> bool:
+        """Take in one frame and serve the item that it shows at rest, if any; return False when the camera has ended.
+
+        Raises:
+            CameraError: there is no frame now.
+        """
+        frame = self.camera.read()
+        if frame is None:
+            return False
+        self.frame, self.health.frames = frame, self.health.frames + 1
+        sight = self.eyesight.judge(frame, self.trigger.state is State.EMPTY)
+        self._say_camera(sight.fault or "ok")
+        if sight.frozen:
+            self.camera.restart()
+        if not sight.blind and self.trigger.step(frame):
+            self.serve(frame)
+        return True
 
     def serve(self, frame: Frame) -> ItemEvent:
         """Classify one item, move the lid, store the event; return it, stored or not.
@@ -79,59 +97,93 @@ class Pipeline:
         A classifier that fails is an outcome too: the lid opens to the fallback, and the event says "fault".
         """
         started = time.perf_counter()
-        try:
-            result = self._classifier.classify(frame.pixels_hwc)
-        except Exception as error:  # noqa: BLE001  a person stands before the bin, whatever broke
-            self._count_fault("the classifier")
-            nothing = Prediction(label="", confidence=0.0, second_label="", margin=0.0, unknown_score=0.0)
-            result = Classified(nothing, Decision("fault", "", f"the classifier failed: {error!r}"[:200]), 0.0, 0.0)
-        stream = self._rules.stream(result.decision)
-        outcome = self._actuator.execute(stream)
+        looked = self._look(frame)
+        prediction, decision = looked[-1].prediction, looked[-1].decision
+        if len(looked) > 1 and decision.kind not in ("hazard", "fault"):  # one look that sees a hazard is enough
+            prediction = combine([r.prediction for r in looked])
+            decision = decide(prediction, self.classifier.manifest.policy, self.classifier.manifest.taxonomy)
+        stream = self.rules.stream(decision)
+        outcome = self.actuator.execute(stream)
         total_ms = 1000 * (time.perf_counter() - started)
-        brightness, sharpness = _quality(frame.pixels_hwc)
-        now, prediction = self._clock.now(), result.prediction
-        event = ItemEvent(
+        self.health.lid = "ok" if outcome == "moved" else outcome
+        if decision.kind == "hazard":
+            self._raise_alarm(decision)
+        brightness, sharpness = measure(frame.pixels_hwc)
+        preprocess_ms, inference_ms = (
+            sum(getattr(r, name) for r in looked) for name in ("preprocess_ms", "inference_ms")
+        )
+        now = self.clock.now()
+        event = self.event = ItemEvent(
             wall_utc_ms=now.wall_utc_ms,
             monotonic_ms=int(now.monotonic_ms),
             boot_id=now.boot_id,
             clock_synced=now.clock_synced,
-            model_digest=self._classifier.digest,
-            rule_book=self._rules.id,
-            rule_book_version=self._rules.version,
+            model_digest=self.classifier.digest,
+            rule_book=self.rules.id,
+            rule_book_version=self.rules.version,
             label=prediction.label,
             confidence=_finite(prediction.confidence),
             margin=_finite(prediction.margin),
             second_label=prediction.second_label,
             unknown_score=_finite(prediction.unknown_score),
-            decision=result.decision.kind,
+            decision=decision.kind,
             stream=stream,
-            reason=result.decision.reason,
+            reason=decision.reason,
             outcome=outcome,
-            preprocess_ms=round(result.preprocess_ms, 3),
-            inference_ms=round(result.inference_ms, 3),
+            preprocess_ms=round(preprocess_ms, 3),
+            inference_ms=round(inference_ms, 3),
             total_ms=round(total_ms, 3),
             brightness=round(brightness, 2),
             sharpness=round(sharpness, 2),
+            looks=len(looked),
+            energy_mj=round(self.board_w * (preprocess_ms + inference_ms), 3),
         )
-        self._health.items += 1
-        self._health.decisions[event.decision] = self._health.decisions.get(event.decision, 0) + 1
+        self.health.items += 1
+        self.health.decisions[event.decision] = self.health.decisions.get(event.decision, 0) + 1
         try:
-            self._outbox.append(event)
+            self.outbox.append(event)
         except StorageError as error:
-            self._health.unrecorded += 1
+            self.health.unrecorded += 1
             log.error("%s", error)
+        if decision.kind == "hazard":
+            self.on_hazard()
         return event
 
+    def _look(self, frame: Frame) -> list[Classified]:
+        """Classify the item, again on further frames while it is not clear; a hazard's look is the last one."""
+        looked: list[Classified] = []
+        while True:
+            try:
+                looked.append(self.classifier.classify(frame.pixels_hwc))
+            except Exception as error:  # noqa: BLE001  a person stands before the bin, whatever broke
+                self._count_fault("the classifier")
+                decision = Decision("fault", "", f"the classifier failed: {error!r}"[:200])
+                return looked or [Classified(_NOTHING, decision, 0.0, 0.0)]
+            if len(looked) >= self.looks or looked[-1].decision.kind not in ("unsure", "unknown"):
+                return looked
+            try:
+                following = self.camera.read()
+            except CameraError:
+                return looked
+            if following is None:
+                return looked
+            frame = following
+
+    def _raise_alarm(self, decision: Decision) -> None:
+        self.health.hazards, self.health.hazard = self.health.hazards + 1, decision.reason
+        failed = self.actuator.alarm(decision.reason)
+        log.warning("hazard: %s%s", decision.reason, f"; the alarm could not be given: {failed}" if failed else "")
+
+    def _say_camera(self, words: str) -> None:
+        if words != self.health.camera and {words, self.health.camera} != {"ok", "starting"}:
+            log.warning("camera: %s", words)
+        self.health.camera = words
+
     def _count_fault(self, where: str) -> None:
-        self._health.faults += 1
+        self.health.faults += 1
         log.exception("fault in %s", where)
 
 
 def _finite(value: float) -> float:
     """Return a figure as an event can hold it: a network that gave NaN is a fault, told by `decision`."""
     return round(value, 5) if math.isfinite(value) else 0.0
-
-
-def _quality(pixels_hwc: Pixels) -> tuple[float, float]:
-    grey = cv2.cvtColor(cv2.resize(pixels_hwc, (160, 120), interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY)
-    return float(grey.mean()), float(cv2.Laplacian(grey, cv2.CV_32F).var())

@@ -13,12 +13,17 @@ from __future__ import annotations
 
 import logging
 import random
+import ssl
 import threading
-from dataclasses import dataclass
-from typing import Protocol
+import time
+import uuid
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import httpx2
 
+from edge_runtime.clock import Clock
 from edge_runtime.config import UplinkConfig
 from edge_runtime.outbox import Outbox
 from vision.errors import UplinkError, WireError
@@ -27,6 +32,8 @@ from vision.events import decode_receipt, encode_batch
 log = logging.getLogger(__name__)
 
 INGEST_PATH = "/v1/batches"
+MQTT_BATCHES, MQTT_ANSWERS = "binsight/batches", "binsight/answers"
+_MAX_ANSWER_BYTES = 64 * 1024
 _CONTENT_REFUSED = (400, 413, 422)
 _BACKOFF_FIRST_S = 0.5
 
@@ -40,7 +47,7 @@ class Answer:
 
 
 class Transport(Protocol):
-    """One method: send a body, return the answer."""
+    """Send a body, return the answer."""
 
     def post(self, body: bytes) -> Answer:
         """Send one encoded batch.
@@ -48,6 +55,9 @@ class Transport(Protocol):
         Raises:
             UplinkError: no answer came.
         """
+
+    def close(self) -> None:
+        """Hang up."""
 
 
 class HttpTransport:
@@ -61,20 +71,105 @@ class HttpTransport:
         headers = {"Content-Type": "application/vnd.binsight.batch+json+zlib"}
         if config.token:
             headers["Authorization"] = f"Bearer {config.token}"
-        self._url = f"{str(config.url).rstrip('/')}{INGEST_PATH}"
-        self._client = httpx2.Client(timeout=config.timeout_s, headers=headers)
+        self._url, self._timeout_s = f"{str(config.url).rstrip('/')}{INGEST_PATH}", config.timeout_s
+        verify = ssl.create_default_context(cafile=config.ca) if config.ca else True
+        self._client = httpx2.Client(timeout=config.timeout_s, headers=headers, verify=verify)
 
     def post(self, body: bytes) -> Answer:
         """Send one encoded batch."""
+        # httpx2 limits the wait for each piece; an answer that drips a byte at a time is limited here.
+        give_up_s = time.monotonic() + 3 * self._timeout_s
         try:
-            response = self._client.post(self._url, content=body)
-            return Answer(response.status_code, response.content)
+            with self._client.stream("POST", self._url, content=body) as response:
+                answer = bytearray()
+                for piece in response.iter_bytes():
+                    answer += piece
+                    if len(answer) > _MAX_ANSWER_BYTES or time.monotonic() > give_up_s:
+                        raise UplinkError(f"{self._url}: the answer is too long or comes too slowly")
+                return Answer(response.status_code, bytes(answer))
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             raise UplinkError(f"{self._url}: {error or type(error).__name__}") from error
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+class MqttTransport:
+    """MQTT 5 request and response: a batch to binsight/batches, the hub's own answer back to this client.
+
+    The broker's acknowledgement says nothing of the hub's disk, so it is not waited for: the answer is.
+
+    Args:
+        config: with `url` set: mqtt://host:port or mqtts://host:port.
+    """
+
+    def __init__(self, config: UplinkConfig) -> None:
+        import paho.mqtt.client as mqtt  # noqa: PLC0415  extra "mqtt": few bins need it
+        from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
+        from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415
+        from paho.mqtt.properties import Properties  # noqa: PLC0415
+
+        where, name = urlsplit(config.url or ""), uuid.uuid4().hex
+        self._config, self._answers = config, f"{MQTT_ANSWERS}/{name}"
+        self._waiting: tuple[bytes, Answer | None] = (b"", None)
+        self._arrived = threading.Condition()
+
+        def properties(number: bytes) -> Any:
+            made: Any = Properties(PacketTypes.PUBLISH)
+            made.ResponseTopic, made.CorrelationData = self._answers, number
+            if config.token:
+                made.UserProperty = ("authorization", f"Bearer {config.token}")
+            return made
+
+        self._properties = properties
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
+        if where.username:
+            self._client.username_pw_set(where.username, where.password)
+        if where.scheme == "mqtts":
+            self._client.tls_set(ca_certs=str(config.ca) if config.ca else None)
+        self._subscribed = threading.Event()
+        self._client.on_connect = lambda client, *_: client.subscribe(self._answers, qos=1)
+        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.on_disconnect = lambda *_: self._subscribed.clear()
+        self._client.on_message = lambda _client, _data, message: self._take(message)
+        self._client.reconnect_delay_set(1, int(max(1, config.backoff_max_s)))
+        self._client.connect_async(where.hostname or "", where.port or (8883 if where.scheme == "mqtts" else 1883))
+        self._client.loop_start()
+
+    def post(self, body: bytes) -> Answer:
+        """Send one encoded batch and wait for the hub's answer to it."""
+        if not self._subscribed.wait(self._config.timeout_s):
+            raise UplinkError(f"{self._config.url}: no connection to the broker")
+        number = uuid.uuid4().bytes
+        with self._arrived:
+            self._waiting = (number, None)
+        self._client.publish(MQTT_BATCHES, body, qos=1, properties=self._properties(number))
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._waiting[1] is not None, self._config.timeout_s)
+            answer = self._waiting[1]
+        if answer is None:
+            raise UplinkError(f"{self._config.url}: no answer from the hub within {self._config.timeout_s:g} s")
+        return answer
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _take(self, message: Any) -> None:
+        with self._arrived:
+            if getattr(message.properties, "CorrelationData", b"") != self._waiting[0]:
+                return  # a late answer to an earlier batch
+            stated = dict(getattr(message.properties, "UserProperty", [])).get("status", "")
+            status = int(stated) if stated.isdigit() else 0  # 0 is no status: it backs off
+            self._waiting = (self._waiting[0], Answer(status, bytes(message.payload)))
+            self._arrived.notify()
+
+
+def open_transport(config: UplinkConfig) -> Transport:
+    """Return the way that the URL's scheme names."""
+    return (MqttTransport if str(config.url).startswith("mqtt") else HttpTransport)(config)
 
 
 class Uplink:
@@ -84,15 +179,17 @@ class Uplink:
         outbox: the queue.
         transport: the way.
         config: sizes and pauses.
+        clock: tells the hub when a batch was sent.
 
     Attributes:
         alarm: what an operator must know ("" if nothing): refused key, wrong address.
         last_error: why the last attempt failed, "" after a success.
     """
 
-    def __init__(self, outbox: Outbox, transport: Transport, config: UplinkConfig) -> None:
-        self._outbox, self._transport, self._config = outbox, transport, config
+    def __init__(self, outbox: Outbox, transport: Transport, config: UplinkConfig, clock: Clock) -> None:
+        self._outbox, self._transport, self._config, self._clock = outbox, transport, config, clock
         self._limit, self._failures = config.batch_events, 0
+        self._urgent = threading.Event()
         self._stop, self._thread = threading.Event(), threading.Thread(target=self._run, name="uplink", daemon=True)
         self.alarm = self.last_error = ""
 
@@ -101,8 +198,10 @@ class Uplink:
         batch = self._outbox.peek(self._limit)
         if batch is None:
             return self._config.interval_s
+        now = self._clock.now()
+        sent = replace(batch, sent_monotonic_ms=int(now.monotonic_ms), sent_boot_id=now.boot_id)
         try:
-            answer = self._transport.post(encode_batch(batch))
+            answer = self._transport.post(encode_batch(sent))
         except UplinkError as error:
             return self._back_off(str(error))
         if answer.status in _CONTENT_REFUSED:
@@ -127,10 +226,16 @@ class Uplink:
         """Begin sending in the background."""
         self._thread.start()
 
+    def hurry(self) -> None:
+        """Try now: something that cannot wait is in the outbox."""
+        self._urgent.set()
+
     def stop(self) -> None:
         """Stop after the attempt in hand."""
         self._stop.set()
+        self._urgent.set()
         self._thread.join(timeout=self._config.timeout_s + 1)
+        self._transport.close()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -140,7 +245,8 @@ class Uplink:
                 log.exception("uplink")
                 self.alarm = f"the uplink fails: {error!r}"
                 pause_s = self._back_off(self.alarm)
-            self._stop.wait(pause_s)
+            self._urgent.wait(pause_s)
+            self._urgent.clear()
 
     def _refused(self, numbers: list[int], answer: Answer) -> float:
         reason = f"{answer.status}: {answer.body[:200].decode(errors='replace')}"

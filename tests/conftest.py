@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,31 @@ def picture_folder(tmp_path: Path) -> Path:
         for i in range(12):
             folder = tmp_path / "set" / label
             folder.mkdir(parents=True, exist_ok=True)
-            noise = rng.integers(-20, 20, (48, 64, 3))
-            cv2.imwrite(str(folder / f"{i:02}.png"), np.clip(grey + noise, 0, 255).astype(np.uint8))
+            pixels = np.clip(grey + rng.integers(-20, 20, (48, 64, 3)), 0, 255).astype(np.uint8)
+            pixels[14:34, 20:44] = 255 - grey  # an evenly lit picture without anything on it is no item
+            cv2.imwrite(str(folder / f"{i:02}.png"), pixels)
     return tmp_path / "set"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[str]:
+    """A real mosquitto on a free port; its address."""
+    program = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:" + os.environ.get("PATH", ""))
+    if program is None:
+        pytest.skip("no mosquitto on this machine")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = tmp_path / "mosquitto.conf"
+    settings.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\n")
+    process = subprocess.Popen([program, "-c", str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None
+        yield f"mqtt://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()

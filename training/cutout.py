@@ -98,6 +98,11 @@ def lay(
         return None
     longest = FLOOR_PX * np.exp(rng.uniform(np.log(0.3), 0))
     scale = longest / max(box_w, box_h)
+    while scale < 0.5:  # as in preprocess: halves by area, so that nothing aliases
+        height, width, scale = height // 2, width // 2, scale * 2
+        left, top, box_w, box_h = left / 2, top / 2, box_w / 2, box_h / 2
+        pixels_hwc = cv2.resize(pixels_hwc, (width, height), interpolation=cv2.INTER_AREA)
+        alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_AREA)
     turn, stretch = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(-0.12, 0.12, 2)) * scale
     stretch[0] *= rng.choice([-1, 1])
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.diag(stretch)
@@ -105,8 +110,7 @@ def lay(
     offset = centre - matrix @ np.array([left + box_w / 2, top + box_h / 2])
     move = np.hstack([matrix, offset[:, None]])
     size = (FLOOR_PX, FLOOR_PX)
-    shrink = cv2.INTER_AREA if scale < 0.7 else cv2.INTER_LINEAR
-    item = cv2.warpAffine(pixels_hwc, move, size, flags=shrink, borderMode=cv2.BORDER_REFLECT_101).astype(np.float32)
+    item = cv2.warpAffine(pixels_hwc, move, size, borderMode=cv2.BORDER_REFLECT_101).astype(np.float32)
     cover = cv2.warpAffine(alpha, move, size)
     floor = np.rot90(floor_hwc, int(rng.integers(4))).astype(np.float32)
     if rng.random() < 0.7:

@@ -78,16 +78,17 @@ class Cutouts:
 
     Args:
         pictures: the training pictures.
-        labels: of each.
+        labels: of each; None for a picture of no label.
         seed: of the floors.
         watch: wraps the pictures, for a progress bar.
     """
 
-    def __init__(self, pictures: Pictures, labels: Sequence[str], seed: int, watch: Watch = iter) -> None:
+    def __init__(self, pictures: Pictures, labels: Sequence[str | None], seed: int, watch: Watch = iter) -> None:
         rng = np.random.default_rng([seed, 3])
         self.masks = [cut_out(pictures[i]) for i in watch(range(len(pictures)))]
-        # A picture without a plain background shows a place; one with it shows the board that is to be unlearnt.
-        places = [i for i, mask in enumerate(self.masks) if mask is None and labels[i] not in SHEETS]
+        # A picture without a plain background shows a place; one with it shows the board that is to be unlearnt. A
+        # place from a labelled picture would bring its item along.
+        places = [i for i, mask in enumerate(self.masks) if mask is None and labels[i] is None]
         chosen = rng.permutation(places)[:FLOORS]
         self._floors = floors(FLOORS, [pictures[int(i)] for i in chosen], rng)
         self._labels = labels

@@ -5,7 +5,7 @@ A decision is always an outcome: known, unsure, unknown, hazard or fault. Nothin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,6 +137,28 @@ def to_prediction(
         margin=float(probabilities[first] - probabilities[second]) if first != second else 1.0,
         unknown_score=stats.unknown_score(embedding_d),
         probabilities=dict(zip(labels, map(float, probabilities), strict=True)),
+    )
+
+
+def combine(predictions: Sequence[Prediction]) -> Prediction:
+    """Return what several looks at one item say together: probabilities and unknown scores averaged.
+
+    Args:
+        predictions: one or more, of the same labels.
+    """
+    if len(predictions) == 1:
+        return predictions[0]
+    labels = tuple(predictions[0].probabilities)
+    mean_k = np.mean([[p.probabilities[label] for label in labels] for p in predictions], axis=0)
+    order = np.argsort(-mean_k, kind="stable")
+    first, second = int(order[0]), int(order[min(1, len(order) - 1)])
+    return Prediction(
+        label=labels[first],
+        confidence=float(mean_k[first]),
+        second_label=labels[second],
+        margin=float(mean_k[first] - mean_k[second]) if first != second else 1.0,
+        unknown_score=float(np.mean([p.unknown_score for p in predictions])),
+        probabilities=dict(zip(labels, map(float, mean_k), strict=True)),
     )
 
 

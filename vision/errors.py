@@ -6,6 +6,7 @@
     ├── DatasetError   a folder or an index of pictures cannot be used
     ├── BundleError    a model bundle is corrupt, contradicts itself or is of an unknown schema
     ├── CameraError    a camera cannot be opened or gave no frame
+    ├── ActuatorError  a lid cannot be used or did not move
     ├── WireError      a batch or a receipt is not what the protocol says
     ├── UplinkError    the hub could not be reached or did not take a batch
     └── StorageError   an outbox or a lake cannot be opened, read or written
@@ -37,6 +38,10 @@ class BundleError(BinsightError):
 
 class CameraError(BinsightError):
     """A camera cannot be opened or has stopped giving frames."""
+
+
+class ActuatorError(BinsightError):
+    """A lid cannot be used, or did not move."""
 
 
 class WireError(BinsightError):

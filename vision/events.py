@@ -43,6 +43,8 @@ class ItemEvent:
         preprocess_ms, inference_ms, total_ms: stage times; total is frame to lid command.
         brightness: mean grey level of the frame, 0..255.
         sharpness: variance of the Laplacian of the frame's grey levels; low is blurred.
+        looks: frames of the item that the prediction was made of.
+        energy_mj: estimate of what the item cost the board, millijoules; 0 where it is not estimated.
         extra: fields that this version does not know.
     """
 
@@ -67,6 +69,8 @@ class ItemEvent:
     total_ms: float
     brightness: float
     sharpness: float
+    looks: int = 1
+    energy_mj: float = 0.0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,7 +87,7 @@ class ItemEvent:
         """
         values: dict[str, Any] = {}
         for name, kind in _EVENT_TYPES.items():
-            value = document.get(name)
+            value = document.get(name, _EVENT_DEFAULTS.get(name))
             if kind is float and type(value) is int and abs(value) <= _MAX_INT:
                 value = float(value)
             if type(value) is not kind or not _storable(value):
@@ -121,6 +125,10 @@ _EVENT_TYPES: dict[str, type] = {
 }
 
 
+# Fields that older bins do not send.
+_EVENT_DEFAULTS = {f.name: f.default for f in fields(ItemEvent) if f.name in ("looks", "energy_mj")}
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Consecutive events of one outbox, as one request.
@@ -130,12 +138,16 @@ class Batch:
         bin_id: name that the operator gave the bin.
         dropped: events this outbox had to drop in its whole life because it was full.
         events: (seq, event), seq strictly rising from 1 on in the life of the outbox.
+        sent_monotonic_ms, sent_boot_id: the bin's own clock when it sent this batch: from it the hub dates the events
+            of a bin whose wall clock was never set. -1 and "" from a bin that does not say.
     """
 
     outbox_id: str
     bin_id: str
     dropped: int
     events: tuple[tuple[int, ItemEvent], ...]
+    sent_monotonic_ms: int = -1
+    sent_boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +165,8 @@ def encode_batch(batch: Batch) -> bytes:
         "outbox_id": batch.outbox_id,
         "bin_id": batch.bin_id,
         "dropped": batch.dropped,
+        "sent_monotonic_ms": batch.sent_monotonic_ms,
+        "sent_boot_id": batch.sent_boot_id,
         "events": [{"seq": seq, **event.to_dict()} for seq, event in batch.events],
     }
     return zlib.compress(json.dumps(document, separators=(",", ":"), allow_nan=False).encode(), 6)
@@ -175,6 +189,14 @@ def decode_batch(body: bytes) -> Batch:
             raise WireError(f"batch field {name!r} is {str(text)[:140]!r}; a text of 1 to 128 characters expected")
     if type(dropped) is not int or not 0 <= dropped < _MAX_SEQ:
         raise WireError(f"batch field 'dropped' is {dropped!r}; a count expected")
+    sent_ms, boot_id = document.get("sent_monotonic_ms", -1), document.get("sent_boot_id", "")
+    if (
+        type(sent_ms) is not int
+        or not -1 <= sent_ms < _MAX_SEQ
+        or not isinstance(boot_id, str)
+        or not _storable(boot_id)
+    ):
+        raise WireError("batch fields 'sent_monotonic_ms' and 'sent_boot_id' must be milliseconds and a text")
     if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_BATCH_EVENTS:
         raise WireError(f"batch field 'events' must be a list of 1 to {MAX_BATCH_EVENTS} events")
     events, last = [], 0
@@ -186,7 +208,7 @@ def decode_batch(body: bytes) -> Batch:
             raise WireError(f"event seq {seq!r} after {last}: numbers must rise")
         events.append((seq, ItemEvent.from_dict(row)))
         last = seq
-    return Batch(str(outbox_id), str(bin_id), dropped, tuple(events))
+    return Batch(str(outbox_id), str(bin_id), dropped, tuple(events), sent_ms, boot_id)
 
 
 def encode_receipt(receipt: Receipt) -> bytes:

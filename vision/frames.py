@@ -38,5 +38,8 @@ class Camera(Protocol):
             CameraError: no frame can be had now; the caller may try again.
         """
 
+    def restart(self) -> None:
+        """Open the device anew, in the background: it sends pictures that cannot be true."""
+
     def close(self) -> None:
         """Release the device. Closing twice is harmless."""

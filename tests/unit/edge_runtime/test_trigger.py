@@ -6,6 +6,7 @@ import pytest
 from edge_runtime.config import TriggerConfig
 from edge_runtime.trigger import State, Trigger
 from vision.frames import Frame
+from vision.simulator.street import Street
 from vision.simulator.world import EMPTY_FRAMES, SimulatedItems, World
 
 
@@ -29,7 +30,7 @@ def test_an_empty_chute_never_triggers_and_slow_light_is_followed() -> None:
 
 def test_one_capture_for_an_item_and_the_next_one_only_after_the_chute_was_empty() -> None:
     empty, item = [_frame(90, seed=i) for i in range(5)], [_frame(90, (60, 40), seed=i) for i in range(20)]
-    assert len(_watch(Trigger(TriggerConfig()), empty + item + empty + item)) == 2
+    assert len(_watch(Trigger(TriggerConfig(stuck_frames=100)), empty + item + empty + item)) == 2
 
 
 def test_nothing_is_captured_while_it_moves() -> None:
@@ -56,10 +57,48 @@ def test_an_item_that_lay_there_before_a_restart_is_seen_with_the_saved_referenc
 def test_a_scene_that_stays_changed_becomes_the_new_empty_chute() -> None:
     config = TriggerConfig(stuck_frames=20)
     trigger = Trigger(config)
-    frames = [_frame(90, seed=i) for i in range(5)] + [_frame(140, seed=i) for i in range(40)]
-    assert len(_watch(trigger, frames)) == 1  # one false count, then peace
+    frames = [_frame(90, seed=i) for i in range(5)] + [_frame(90, (100, 60), seed=i) for i in range(40)]
+    assert len(_watch(trigger, frames)) == 1  # the item was counted, then it is part of the chute
     assert trigger.state is State.EMPTY
-    assert len(_watch(trigger, [_frame(140, (60, 40), seed=i) for i in range(6)])) == 1
+    both = [_frame(90, (100, 60), seed=i) for i in range(6)]
+    for frame in both:
+        frame.pixels_hwc[20:50, 20:60] = (30, 60, 200)
+    assert len(_watch(trigger, both)) == 1
+
+
+def test_what_looks_as_it_did_before_is_no_item() -> None:
+    trigger = Trigger(TriggerConfig(stuck_frames=10))
+    empty = [_frame(90, seed=i) for i in range(5)]
+    stuck = [_frame(90, (100, 60), seed=i) for i in range(30)]
+    assert len(_watch(trigger, empty + stuck)) == 1
+    assert _watch(trigger, empty) == []  # somebody pulled it out
+
+
+def test_a_lamp_that_goes_on_is_no_item() -> None:
+    frames = [_frame(90, seed=i) for i in range(5)] + [_frame(140, seed=i) for i in range(40)]
+    trigger = Trigger(TriggerConfig())
+    assert _watch(trigger, frames) == []
+    assert trigger.state is State.EMPTY
+
+
+def test_an_arm_that_rests_for_half_a_second_is_no_item_and_what_lies_at_the_border_is() -> None:
+    empty = [_frame(90, seed=i) for i in range(5)]
+    arm = [_frame(90, (60, 0), seed=i) for i in range(TriggerConfig().border_frames)]
+    trigger = Trigger(TriggerConfig())
+    assert _watch(trigger, empty + arm + empty) == []
+    assert len(_watch(trigger, [_frame(90, (60, 0), seed=i) for i in range(12)])) == 1
+
+
+def test_a_bad_day_is_counted_right() -> None:
+    items = Street(SimulatedItems(7), 12, (320, 240), 7)
+    trigger, sequence = Trigger(TriggerConfig()), 0
+    while (pixels := items.look()) is not None:
+        sequence += 1
+        if trigger.step(Frame(pixels, sequence, 0.0)):
+            items.clear()
+    assert items.counted == [1] * 12
+    assert sum(items.false.values()) == 0
+    assert items.empty_frames > 300
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,14 +1,17 @@
 """What each answer of the hub does to the outbox. The hub here is a double with rules, not a mock."""
 
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from edge_runtime.clock import SystemClock
 from edge_runtime.config import UplinkConfig
 from edge_runtime.outbox import Outbox
-from edge_runtime.uplink import Answer, Uplink
+from edge_runtime.uplink import Answer, HttpTransport, Uplink
 from vision.errors import UplinkError
 from vision.events import ItemEvent, Receipt, decode_batch, encode_receipt
 
@@ -25,6 +28,9 @@ class HubDouble:
         self.poison: set[int] = set()
         self.largest = 10_000
         self.posts = 0
+
+    def close(self) -> None:
+        pass
 
     def post(self, body: bytes) -> Answer:
         self.posts += 1
@@ -51,7 +57,7 @@ def outbox(tmp_path: Path, make_event: Make) -> Iterator[Outbox]:
 
 
 def _run(outbox: Outbox, hub: HubDouble, steps: int, batch_events: int = 8) -> tuple[Uplink, list[float]]:
-    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub", batch_events=batch_events))
+    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub", batch_events=batch_events), SystemClock())
     return uplink, [uplink.step() for _ in range(steps)]
 
 
@@ -97,7 +103,7 @@ def test_the_thread_survives_a_defect_and_says_so(outbox: Outbox) -> None:
         return healthy(body)
 
     hub.post = defect  # type: ignore[method-assign]
-    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub", backoff_max_s=0.01, interval_s=0.01))
+    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub", backoff_max_s=0.01, interval_s=0.01), SystemClock())
     uplink.start()
     assert failed.wait(5)
     while outbox.depth():
@@ -149,3 +155,99 @@ def test_too_large_batches_are_halved_until_they_fit(outbox: Outbox) -> None:
     hub.largest = 3
     _run(outbox, hub, 30)
     assert (hub.taken, outbox.quarantined()) == (list(range(1, 21)), 0)
+
+
+class SlowHub:
+    """A real server that answers in a way of its own."""
+
+    def __init__(self, drip: bytes, pause_s: float) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._drip, self._pause_s, self._over = drip, pause_s, threading.Event()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.recv(65536)
+            try:
+                for i in range(len(self._drip)):
+                    connection.sendall(self._drip[i : i + 1])
+                    if self._over.wait(self._pause_s):
+                        return
+            except OSError:
+                pass
+
+    def close(self) -> None:
+        self._over.set()
+        self._listener.close()
+
+
+@pytest.mark.parametrize(
+    ("drip", "pause_s"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 500, 0.02),
+        (b"", 0.0),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nxx", 0.0),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", 0.0),
+    ],
+    ids=["for ever", "never", "cut short", "another protocol"],
+)
+def test_an_answer_that_comes_slowly_cut_or_as_garbage_is_no_answer_and_costs_bounded_time(
+    outbox: Outbox, drip: bytes, pause_s: float
+) -> None:
+    hub = SlowHub(drip, pause_s)
+    config = UplinkConfig(url=hub.url, timeout_s=0.3)
+    transport = HttpTransport(config)
+    uplink, started = Uplink(outbox, transport, config, SystemClock()), time.monotonic()
+    uplink.step()
+    assert time.monotonic() - started < 4
+    assert uplink.last_error
+    assert (outbox.depth(), outbox.quarantined()) == (20, 0)
+    transport.close()
+    hub.close()
+
+
+def test_a_week_of_401_costs_few_requests_and_no_event(outbox: Outbox) -> None:
+    hub = HubDouble()
+    hub.answer = Answer(401, b"")
+    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub", backoff_max_s=300), SystemClock())
+    waited_s = 0.0
+    while waited_s < 7 * 86_400:
+        waited_s += uplink.step()
+    assert hub.posts < 7 * 86_400 / 150 + 20
+    assert (outbox.depth(), outbox.quarantined()) == (20, 0)
+    hub.answer = None
+    while outbox.depth():
+        uplink.step()
+    assert hub.taken == list(range(1, 21))
+
+
+def test_a_batch_says_when_it_was_sent_so_that_a_hub_can_date_it(outbox: Outbox) -> None:
+    bodies: list[bytes] = []
+
+    class Listening(HubDouble):
+        def post(self, body: bytes) -> Answer:
+            bodies.append(body)
+            return super().post(body)
+
+    _run(outbox, Listening(), 1)
+    batch, now = decode_batch(bodies[0]), SystemClock().now()
+    assert batch.sent_boot_id == now.boot_id
+    assert 0 <= now.monotonic_ms - batch.sent_monotonic_ms < 5000
+
+
+def test_a_hazard_does_not_wait_for_the_next_look(outbox: Outbox, make_event: Make) -> None:
+    hub = HubDouble()
+    outbox.ack(20)
+    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub", interval_s=600), SystemClock())
+    uplink.start()
+    while hub.posts or uplink._urgent.is_set():
+        pass
+    outbox.append(make_event())
+    started = time.monotonic()
+    uplink.hurry()
+    while outbox.depth() and time.monotonic() - started < 5:
+        threading.Event().wait(0.01)
+    uplink.stop()
+    assert hub.taken == [21]

@@ -1,0 +1,86 @@
+"""The hub's second door: MQTT 5, for fleets whose network lets nothing else through.
+
+A batch comes in on a topic shared by all hubs, and goes the same way as one that came by HTTP. The answer goes to the
+topic that the bin named, and only after the commit. What a broker acknowledges or keeps is never relied on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+from typing import Any
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from cluster.ingest import Ingest
+from vision.errors import BinsightError, WireError
+from vision.events import decode_batch, encode_receipt
+
+log = logging.getLogger(__name__)
+
+# Hubs that share a broker share the work; the bins publish to what stands after the group's name.
+BATCHES = "$share/binsight-hubs/binsight/batches"
+MAX_BODY_BYTES = 2 * 1024 * 1024
+
+
+class MqttDoor:
+    """Takes batches from a broker while it is open.
+
+    Args:
+        url: mqtt://host:port or mqtts://host:port, with user:word@ if the broker asks.
+        ingest: where batches go.
+        token: bearer token that a batch must bring; None takes all.
+        loop: that `ingest` runs in.
+    """
+
+    def __init__(self, url: str, ingest: Ingest, token: str | None, loop: asyncio.AbstractEventLoop) -> None:
+        where = urlsplit(url)
+        self._ingest, self._token, self._loop = ingest, token, loop
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+        if where.username:
+            self._client.username_pw_set(where.username, where.password)
+        if where.scheme == "mqtts":
+            self._client.tls_set()
+        self._client.on_connect = lambda client, *_: client.subscribe(BATCHES, qos=1)
+        self._client.on_message = lambda _client, _data, message: self._hand_over(message)
+        self._client.connect_async(where.hostname or "", where.port or (8883 if where.scheme == "mqtts" else 1883))
+        self._client.loop_start()
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _hand_over(self, message: mqtt.MQTTMessage) -> None:
+        asyncio.run_coroutine_threadsafe(self._answer(message), self._loop)
+
+    async def _answer(self, message: mqtt.MQTTMessage) -> None:
+        properties: Any = message.properties
+        topic = getattr(properties, "ResponseTopic", "")
+        if not topic or "+" in topic or "#" in topic:
+            log.warning("mqtt: a batch that names no topic for the answer")
+            return
+        status, body = await self._take(message, properties)
+        answer: Any = Properties(PacketTypes.PUBLISH)
+        answer.CorrelationData = getattr(properties, "CorrelationData", b"")
+        answer.UserProperty = ("status", str(status))
+        self._client.publish(topic, body, qos=1, properties=answer)
+
+    async def _take(self, message: mqtt.MQTTMessage, properties: Any) -> tuple[int, bytes]:
+        given = dict(getattr(properties, "UserProperty", [])).get("authorization", "")
+        if self._token is not None and not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+            return 401, b"this hub asks for a token"
+        if len(message.payload) > MAX_BODY_BYTES:
+            return 413, f"more than {MAX_BODY_BYTES} bytes".encode()
+        try:
+            return 200, encode_receipt(await self._ingest.accept(decode_batch(bytes(message.payload))))
+        except WireError as error:
+            return 400, json.dumps({"error": str(error)}).encode()
+        except BinsightError as error:
+            return 503, json.dumps({"error": str(error)}).encode()

@@ -1,0 +1,192 @@
+"""Everything that a technician must know before leaving, in one screen. It looks, and changes nothing.
+
+The state folder of a running bin is not opened a second time: what is inside is read from its health file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_runtime import board
+from edge_runtime.actuate import open_lid
+from edge_runtime.capture import open_camera
+from edge_runtime.classify import Classifier
+from edge_runtime.clock import SystemClock
+from edge_runtime.config import EdgeConfig
+from edge_runtime.eyesight import Eyesight
+from edge_runtime.rules import load_rules
+from edge_runtime.uplink import open_transport
+from vision.bundle import probe_frame
+from vision.errors import BinsightError, CameraError, StorageError
+
+# Looked at the camera for so long: a frozen or covered one shows within it.
+CAMERA_S = 4.0
+_SLOW_SYNC_MS, _LITTLE_ROOM_BYTES, _HOT_C = 100.0, 50_000_000, 80.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: what was looked at, "ok", "warn" or "bad", and in words what is so and what to do."""
+
+    what: str
+    state: str
+    words: str
+
+
+def check(config: EdgeConfig) -> Iterator[Finding]:
+    """Look at everything a bin needs, one finding each, as they come.
+
+    Args:
+        config: of the bin.
+    """
+    looks: dict[str, Callable[[EdgeConfig], Finding]] = {
+        "rule book": _rules, "bundle": _bundle, "processor": _processor, "camera": _camera, "lid": _lid,
+        "disk": _disk, "running bin": _running, "clock": _clock, "hub and key": _hub, "temperature": _temperature,
+    }  # fmt: skip
+    for what, look in looks.items():
+        try:
+            yield look(config)
+        except (BinsightError, OSError, ImportError) as error:
+            yield Finding(what, "bad", str(error))
+
+
+def _rules(config: EdgeConfig) -> Finding:
+    book = load_rules(config.rules)
+    return Finding("rule book", "ok", f"{book.id} version {book.version}: {', '.join(book.streams)}")
+
+
+def _bundle(config: EdgeConfig) -> Finding:
+    classifier = Classifier(config.bundle, config.threads)
+    frame, times = probe_frame(), []
+    for _ in range(20):
+        started = time.perf_counter()
+        classifier.classify(frame)
+        times.append(1000 * (time.perf_counter() - started))
+    ms = sorted(times)[len(times) // 2]
+    return Finding(
+        "bundle", "ok" if ms < 500 else "warn",
+        f"{classifier.manifest.model_id} gives its known answer; {ms:.1f} ms a frame with {config.threads} threads",
+    )  # fmt: skip
+
+
+def _processor(config: EdgeConfig) -> Finding:
+    have, cores = board.cpu_features(), os.cpu_count() or 1
+    if config.threads > cores:
+        return Finding("processor", "warn", f"threads: {config.threads} on {cores} cores slow each other down")
+    exact = {"avx512_vnni", "avx_vnni", "amx_int8", "asimd"} & set(have)
+    words = f"{cores} cores; {', '.join(have) or 'none of the instruction sets that int8 profits from'}"
+    if not exact:
+        words += "; without VNNI int8 sums may saturate: run the float bundle here (docs/decisions/0007)"
+    return Finding("processor", "ok" if exact else "warn", words)
+
+
+def _camera(config: EdgeConfig) -> Finding:
+    with tempfile.TemporaryDirectory() as scratch:  # a simulated camera writes its truth there, not into the bin's
+        camera, _ = open_camera(config.camera, Path(scratch), SystemClock())
+        try:
+            eyes, frames, size, fault = Eyesight(CAMERA_S / 2), 0, "", ""
+            end_s = time.monotonic() + CAMERA_S
+            while time.monotonic() < end_s and (frame := camera.read()) is not None:
+                frames, size = frames + 1, f"{frame.pixels_hwc.shape[1]}x{frame.pixels_hwc.shape[0]}"
+                fault = eyes.judge(frame, True).fault
+        except CameraError as error:
+            return Finding("camera", "bad", str(error))
+        finally:
+            camera.close()
+    if fault:
+        return Finding("camera", "bad", fault)
+    state = "warn" if config.camera.kind in ("simulator", "folder", "file") else "ok"
+    return Finding("camera", state, f"{config.camera.kind}: {frames / CAMERA_S:.0f} frames a second, {size}")
+
+
+def _lid(config: EdgeConfig) -> Finding:
+    lid = open_lid(config.actuator, tuple(load_rules(config.rules).streams), None)
+    lid.close()
+    if config.actuator.kind == "simulated":
+        return Finding("lid", "warn", "simulated: nothing will move; set actuator.kind")
+    return Finding("lid", "ok", f"{config.actuator.kind}: reached; it was not moved")
+
+
+def _disk(config: EdgeConfig) -> Finding:
+    folder = next(p for p in (config.state.resolve(), *config.state.resolve().parents) if p.exists())
+    free, slowest = shutil.disk_usage(folder).free, 0.0
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            for _ in range(5):
+                started = time.perf_counter()
+                file.write(b"x" * 4096)
+                file.flush()
+                os.fsync(file.fileno())
+                slowest = max(slowest, 1000 * (time.perf_counter() - started))
+    except OSError as error:
+        raise StorageError(
+            f"state: {folder} cannot be written ({error.strerror}); free some room or name another"
+        ) from error
+    words = f"{folder}: {free // 10**6} MB free, a synced write takes {slowest:.0f} ms at most"
+    wanted = config.outbox.max_bytes + _LITTLE_ROOM_BYTES
+    if free < wanted:
+        return Finding(
+            "disk", "bad", f"{words}; the outbox may grow to {config.outbox.max_bytes // 10**6} MB: free some room"
+        )
+    return Finding("disk", "ok" if slowest < _SLOW_SYNC_MS else "warn", words)
+
+
+def _running(config: EdgeConfig) -> Finding:
+    path = config.state / "health.json"
+    if not path.is_file():
+        return Finding("running bin", "warn", f"no health in {config.state} yet: the bin has not run there")
+    health, age_s = json.loads(path.read_text()), time.time() - path.stat().st_mtime
+    told = [f"{key}: {health[key]}" for key in ("camera", "lid", "settings") if health.get(key, "ok") != "ok"]
+    told += [health["alarm"]] if health.get("alarm") else []
+    words = (
+        f"{health['items']} items, {health['outbox_depth']} events wait ({health.get('outbox_full_pct', 0)} % full), "
+        f"{health['dropped']} dropped, {health['faults']} faults"
+    )
+    if age_s > 60:
+        return Finding(
+            "running bin", "bad", f"silent for {age_s / 60:.0f} minutes; {words}; journalctl -u binsight-edge"
+        )
+    worse = told or health["dropped"] or health["unrecorded"] or health["quarantined"]
+    return Finding("running bin", "warn" if worse else "ok", "; ".join([*told, words]))
+
+
+def _clock(_: EdgeConfig) -> Finding:
+    now = SystemClock().now()
+    told = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now.wall_utc_ms / 1000))
+    if now.clock_synced:
+        return Finding("clock", "ok", told)
+    return Finding(
+        "clock", "warn", f"{told}, not known to be set: the hub will date the events; enable systemd-timesyncd"
+    )
+
+
+def _hub(config: EdgeConfig) -> Finding:
+    if not config.uplink.url:
+        return Finding("hub and key", "warn", "uplink.url is not set: events stay on this bin")
+    transport = open_transport(config.uplink)
+    try:
+        started = time.perf_counter()
+        answer = transport.post(b"")  # no batch: a hub that takes the key refuses the content
+        ms = 1000 * (time.perf_counter() - started)
+    finally:
+        transport.close()
+    if answer.status in (401, 403):
+        return Finding("hub and key", "bad", f"{config.uplink.url} refuses uplink.token ({answer.status})")
+    if answer.status != 400:
+        return Finding("hub and key", "bad", f"{config.uplink.url} answers {answer.status}: is that a binsight hub?")
+    return Finding("hub and key", "ok", f"{config.uplink.url} takes the key, {ms:.0f} ms away")
+
+
+def _temperature(_: EdgeConfig) -> Finding:
+    celsius, held = board.temperature_c(), board.throttled()
+    words = "no sensor tells" if celsius is None else f"{celsius:.0f} °C"
+    return Finding(
+        "temperature", "warn" if held or (celsius or 0) > _HOT_C else "ok", f"{words}{', ' + held if held else ''}"
+    )

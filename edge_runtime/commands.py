@@ -1,0 +1,101 @@
+"""`binsight edge ...`: what is done on and for a bin. Each command imports its part when it is called."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="On the bin: run it, check it, look at it, replay what it saw.")
+
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file; without one, a simulated bin.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Replace one value: --set camera.kind=device. Repeatable.")
+]
+
+
+@app.command("run")
+def edge_run(
+    config: Config = None,
+    override: Overrides = None,
+    drain_s: Annotated[
+        float, typer.Option("--drain-s", help="After the camera ends: seconds to wait for the hub.")
+    ] = 30.0,
+    record: Annotated[Path | None, typer.Option("--record", help="Film what the camera sees, as .avi.")] = None,
+) -> None:
+    """Run a bin until its camera ends or it is stopped. SIGHUP has it read its settings again."""
+    from configs import load
+    from edge_runtime.app import run
+    from edge_runtime.config import EdgeConfig
+
+    health = run(
+        load(EdgeConfig, config, override or []), drain_s, lambda: load(EdgeConfig, config, override or []), record
+    )
+    print(f"{health.bin_id}: {health.items} items, {health.outbox_depth} waiting for the hub, {health.faults} faults")
+
+
+@app.command("view")
+def edge_view(
+    config: Config = None,
+    override: Overrides = None,
+    port: Annotated[int, typer.Option("--port", help="Of the page; 0 takes a free one.")] = 8041,
+) -> None:
+    """Run a bin and show it: picture, the trigger's view, decision, stage times, health. Prints the page's address.
+
+    A bin that runs as a service shows the same page with view.port in its settings.
+    """
+    edge_run(config, [*(override or []), f"view.port={port}"])
+
+
+@app.command("check")
+def edge_check(config: Config = None, override: Overrides = None) -> None:
+    """Look at everything this bin needs and say what is wrong: camera, bundle, processor, disk, clock, key, hub.
+
+    Changes nothing, and may be run beside a running bin if the camera can be shared. Exits with 1 if anything is bad.
+    """
+    from configs import load
+    from edge_runtime.check import check
+    from edge_runtime.config import EdgeConfig
+
+    bad = 0
+    for finding in check(load(EdgeConfig, config, override or [])):
+        sign, colour = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "bad": ("BAD ", "red")}[finding.state]
+        typer.echo(f"{typer.style(sign, fg=colour, bold=finding.state == 'bad')}  {finding.what:<12} {finding.words}")
+        bad += finding.state == "bad"
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command("replay")
+def edge_replay(
+    films: Annotated[list[Path], typer.Argument(help="Films from 'edge run --record'.", metavar="FILM...")],
+    config: Config = None,
+    override: Overrides = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Make what comes out the reference.")] = False,
+) -> None:
+    """Run a bin on recorded films and compare its events with their references; exit with 1 if any differs."""
+    from configs import load
+    from edge_runtime import replay
+    from edge_runtime.config import EdgeConfig
+
+    settings, wrong = load(EdgeConfig, config, override or []), 0
+    for film in films:
+        rows = replay.replay(film, settings)
+        for row in rows:
+            print(json.dumps({"film": film.name, **row}), flush=True)
+        if accept:
+            typer.echo(f"accepted: {replay.accept(film, rows)}", err=True)
+            continue
+        for words in replay.differences(film, rows):
+            typer.echo(f"{film.name}: {words}", err=True)
+            wrong += 1
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command("unit")
+def edge_unit() -> None:
+    """Print the systemd unit that runs a bin, with how to install it."""
+    print((Path(__file__).parent / "units" / "binsight-edge.service").read_text(), end="")

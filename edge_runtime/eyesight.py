@@ -1,0 +1,113 @@
+"""Does the camera see? Frozen, black, white, blurred: said in words, and kept from the trigger.
+
+It judges pictures, not items. A camera that sends nothing at all is told by `capture`.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from vision.frames import Frame, Pixels
+
+# A picture this dark or bright, mean grey level, shows nothing.
+BLACK, WHITE = 6.0, 249.0
+# What lasts shorter is an item that passes before the lens.
+LASTS_MS = 2000.0
+# Less than this share of the sharpness that the lens had at its best is blurred.
+BLURRED_SHARE = 0.3
+_SMALL = (160, 120)
+_SHARPEST_FORGETS = 1e-6  # a frame: two weeks at ten a second forget half of what a lucky frame promised
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was judged of one frame.
+
+    Attributes:
+        fault: "" or what is wrong, in words, once it has lasted.
+        blind: this frame must not be taken for a picture of the chute.
+        frozen: the camera must be opened anew.
+        brightness: mean grey level, 0..255.
+        sharpness: variance of the Laplacian of the grey levels.
+    """
+
+    fault: str
+    blind: bool
+    frozen: bool
+    brightness: float
+    sharpness: float
+
+
+class Eyesight:
+    """Watches one camera.
+
+    Args:
+        frozen_after_s: equal pictures for so long are a frozen camera: a living sensor is never without noise.
+        memory: file in which the sharpness of the clean lens outlives a restart; None keeps it in memory.
+    """
+
+    def __init__(self, frozen_after_s: float, memory: Path | None = None) -> None:
+        self._frozen_after_ms, self._memory = 1000 * frozen_after_s, memory
+        self._digest, self._changed_ms = 0, 0.0
+        self._fault, self._since_ms = "", 0.0
+        self._sharpest = _remembered(memory)
+
+    def judge(self, frame: Frame, empty: bool) -> Sight:
+        """Judge a frame.
+
+        Args:
+            frame: any.
+            empty: the trigger sees the empty chute: only then is sharpness compared, for items differ in it.
+        """
+        brightness, sharpness = measure(frame.pixels_hwc)
+        frozen = self._is_frozen(frame)
+        fault, blind = "", True
+        if brightness < BLACK:
+            fault = "black picture: check lamp, lens cap and exposure"
+        elif brightness > WHITE:
+            fault = "white picture: blinded by light, or the exposure is wrong"
+        elif frozen:
+            fault = "frozen picture: the camera sends the same frame again and again"
+        else:
+            blind = False
+            relative = sharpness / brightness**2  # it comes and goes with the light
+            if empty:
+                self._sharpest = max(self._sharpest * (1 - _SHARPEST_FORGETS), relative)
+            if empty and relative < BLURRED_SHARE * self._sharpest:
+                fault = "blurred picture: the lens is covered, dirty or out of focus"
+        if fault != self._fault:
+            self._fault, self._since_ms = fault, frame.monotonic_ms
+        lasted = frozen or frame.monotonic_ms - self._since_ms >= LASTS_MS
+        return Sight(fault if lasted else "", blind, frozen, brightness, sharpness)
+
+    def remember(self) -> None:
+        """Write down how sharp the lens can be. Not synced: it is learnt again within a day."""
+        if self._memory is not None and self._sharpest:
+            temporary = self._memory.with_suffix(".tmp")
+            temporary.write_text(json.dumps({"sharpest": self._sharpest}))
+            temporary.replace(self._memory)
+
+    def _is_frozen(self, frame: Frame) -> bool:
+        # A sample of raw pixels: averaging would take out the very noise that tells a living picture.
+        digest = zlib.crc32(frame.pixels_hwc[::7, ::5].tobytes())
+        if digest != self._digest:
+            self._digest, self._changed_ms = digest, frame.monotonic_ms
+        return frame.monotonic_ms - self._changed_ms >= self._frozen_after_ms
+
+
+def measure(pixels_hwc: Pixels) -> tuple[float, float]:
+    """Return the mean of the grey levels and the variance of their Laplacian."""
+    grey = cv2.cvtColor(cv2.resize(pixels_hwc, _SMALL, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY)
+    return float(grey.mean()), float(cv2.Laplacian(grey, cv2.CV_32F).var())
+
+
+def _remembered(memory: Path | None) -> float:
+    try:
+        return float(json.loads(memory.read_text())["sharpest"]) if memory and memory.is_file() else 0.0
+    except (ValueError, KeyError, TypeError):
+        return 0.0  # damaged: learnt anew

@@ -1,0 +1,100 @@
+"""Bin and hub over a real broker: an event leaves the bin only when the hub itself has it."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("paho.mqtt.client")
+
+from cluster.app import aggregate
+from cluster.config import HubConfig
+from cluster.ingest import Ingest
+from cluster.lake import Lake
+from cluster.mqtt import MqttDoor
+from cluster.stats import bins
+from edge_runtime.clock import SystemClock
+from edge_runtime.config import UplinkConfig
+from edge_runtime.outbox import Outbox
+from edge_runtime.uplink import MqttTransport, Uplink
+from vision.errors import UplinkError
+from vision.events import ItemEvent
+
+NOW_MS = 1_790_000_100_000
+
+
+class Hub:
+    """The hub's ingest with its MQTT door, in a thread of its own."""
+
+    def __init__(self, lake: Path, broker: str, token: str | None = None) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        ingest = Ingest(Lake(lake), lambda: NOW_MS, 0.01, 10_000)
+        self._task = asyncio.run_coroutine_threadsafe(ingest.run(), self._loop)
+        self._door = MqttDoor(broker, ingest, token, self._loop)
+
+    def close(self) -> None:
+        self._door.close()
+        self._task.cancel()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+
+@pytest.fixture
+def outbox(tmp_path: Path, make_event: Callable[..., ItemEvent]) -> Iterator[Outbox]:
+    with Outbox(tmp_path / "o.sqlite", "b") as outbox:
+        for _ in range(250):
+            outbox.append(make_event())
+        yield outbox
+
+
+def _drain(uplink: Uplink, outbox: Outbox, attempts: int) -> None:
+    for _ in range(attempts):
+        uplink.step()
+        if not outbox.depth():
+            return
+
+
+def test_every_event_arrives_once_and_leaves_the_bin_only_then(tmp_path: Path, broker: str, outbox: Outbox) -> None:
+    config = UplinkConfig(url=broker, batch_events=100, timeout_s=1.0, token="word")
+    transport = MqttTransport(config)
+    uplink = Uplink(outbox, transport, config, SystemClock())
+    uplink.step()  # the broker takes it, and nobody is there: that is no acknowledgement
+    assert outbox.depth() == 250
+    assert "no answer from the hub" in uplink.last_error
+    hub = Hub(tmp_path / "lake", broker, "word")
+    try:
+        _drain(uplink, outbox, 12)
+    finally:
+        hub.close()
+        transport.close()
+    assert outbox.depth() == 0
+    aggregate(HubConfig(lake=tmp_path / "lake"), "local")
+    rows = bins(Lake(tmp_path / "lake"))
+    assert [(r["bin_id"], r["events"], r["max_seq"], r["missing"]) for r in rows] == [("b", 250, 250, 0)]
+
+
+def test_a_wrong_key_over_mqtt_keeps_everything_and_raises_the_alarm(
+    tmp_path: Path, broker: str, outbox: Outbox
+) -> None:
+    config = UplinkConfig(url=broker, timeout_s=3.0, token="wrong")
+    hub, transport = Hub(tmp_path / "lake", broker, "word"), MqttTransport(config)
+    uplink = Uplink(outbox, transport, config, SystemClock())
+    try:
+        _drain(uplink, outbox, 3)
+    finally:
+        hub.close()
+        transport.close()
+    assert outbox.depth() == 250
+    assert "refuses this bin's token (401)" in uplink.alarm
+
+
+def test_a_broker_that_is_not_there_is_named_within_the_timeout(outbox: Outbox) -> None:
+    transport = MqttTransport(UplinkConfig(url="mqtt://127.0.0.1:1", timeout_s=0.2))
+    with pytest.raises(UplinkError, match=r"mqtt://127\.0\.0\.1:1: no connection to the broker"):
+        transport.post(b"x")
+    transport.close()

@@ -1,0 +1,156 @@
+"""Whatever a lid does, a person is served, and a fault opens to residual."""
+
+import json
+import os
+import threading
+import tty
+
+import pytest
+
+from edge_runtime.actuate import Actuator, SerialLid, SimulatedLid, open_lid
+from edge_runtime.config import ActuatorConfig
+from vision.errors import ActuatorError, ConfigError
+
+
+class _Recorded:
+    """A lid whose flaps may be stuck."""
+
+    def __init__(self, *stuck: str) -> None:
+        self.opened: list[str] = []
+        self.stuck = stuck
+
+    def open(self, stream: str) -> None:
+        if stream in self.stuck:
+            raise OSError(f"the flap of {stream} is stuck")
+        self.opened.append(stream)
+
+    def alarm(self, reason: str) -> None:
+        raise OSError("no lamp")
+
+    def close(self) -> None:
+        self.opened.append("closed")
+
+
+def test_a_fault_opens_to_residual_and_says_so() -> None:
+    lid = _Recorded("glass")
+    actuator = Actuator(lid, "residual")
+    assert actuator.execute("paper") == "moved"
+    assert actuator.execute("glass") == "fault: the flap of glass is stuck; opened residual instead"
+    assert lid.opened == ["paper", "residual"]
+
+
+def test_a_lid_that_is_dead_raises_nothing() -> None:
+    actuator = Actuator(_Recorded("glass", "residual"), "residual")
+    assert actuator.execute("glass") == "fault: the flap of glass is stuck; the flap of residual is stuck"
+    assert actuator.execute("residual") == "fault: the flap of residual is stuck"
+    assert actuator.alarm("battery") == "no lamp"
+
+
+def test_a_bin_that_stops_leaves_the_lid_at_residual() -> None:
+    lid = _Recorded()
+    Actuator(lid, "residual").close()
+    assert lid.opened == ["residual", "closed"]
+
+
+def test_a_stream_without_a_compartment_is_a_fault_and_no_exception() -> None:
+    assert Actuator(SimulatedLid(("residual",), None), "residual").execute("glass") == (
+        "fault: no compartment for glass; opened residual instead"
+    )
+
+
+def test_gpio_pins_go_high_one_at_a_time_and_low_again() -> None:
+    gpiozero = pytest.importorskip("gpiozero")
+    from gpiozero.pins.mock import MockFactory
+
+    gpiozero.Device.pin_factory = MockFactory()
+    try:
+        config = ActuatorConfig(kind="gpio", pins={"glass": 17, "residual": 27}, alarm_pin=22, hold_s=0.01)
+        lid = open_lid(config, ("glass", "residual"), None)
+        pins = {
+            name: gpiozero.Device.pin_factory.pin(n) for name, n in (("glass", 17), ("residual", 27), ("alarm", 22))
+        }
+        assert Actuator(lid, "residual").execute("glass") == "moved"
+        states = {name: [s.state for s in pin.states] for name, pin in pins.items()}
+        assert states["glass"][-3:] == [False, True, False]
+        assert True not in states["residual"]
+        lid.alarm("battery at 0.9")
+        assert pins["alarm"].state
+        assert Actuator(lid, "residual").execute("paper").startswith("fault: actuator.pins: no pin for paper")
+        lid.close()
+        with pytest.raises(ConfigError, match=r"actuator\.pins: no pin for paper"):
+            open_lid(config, ("glass", "paper", "residual"), None)
+    finally:
+        gpiozero.Device.pin_factory = None
+
+
+class _Controller:
+    """A lid's controller at the other end of a serial line (a pseudo terminal)."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self._master, slave = os.openpty()
+        tty.setraw(slave)
+        self.port, self.heard = os.ttyname(slave), list[str]()
+        self._answers = list(answers)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        line = b""
+        while True:
+            line += os.read(self._master, 100)
+            if line.endswith(b"\n"):
+                self.heard.append(line.decode().strip())
+                line = b""
+                os.write(self._master, self._answers.pop(0) if self._answers else b"")
+
+
+def test_a_controller_on_a_serial_line_is_asked_and_believed_only_when_it_says_ok() -> None:
+    pytest.importorskip("serial")
+    controller = _Controller(b"OK\n", b"ERR jammed\n", b"OK\n", b"OK\n")
+    lid = SerialLid(ActuatorConfig(kind="serial", port=controller.port, timeout_s=0.5))
+    actuator = Actuator(lid, "residual")
+    assert actuator.execute("glass") == "moved"
+    assert actuator.execute("paper") == "fault: the lid's controller answers 'ERR jammed'; opened residual instead"
+    assert actuator.alarm("a battery\nat 0.9") == ""
+    assert actuator.execute("glass").startswith("fault: the lid's controller is silent")
+    assert controller.heard[:4] == ["OPEN glass", "OPEN paper", "OPEN residual", "ALARM a battery at 0.9"]
+
+
+def test_a_serial_line_that_is_not_there_is_named() -> None:
+    pytest.importorskip("serial")
+    with pytest.raises(ActuatorError, match=r"actuator\.port: .*ttyNONE"):
+        SerialLid(ActuatorConfig(kind="serial", port="/dev/ttyNONE"))
+
+
+def test_a_controller_behind_mqtt_must_answer_itself(broker: str) -> None:
+    mqtt = pytest.importorskip("paho.mqtt.client")
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    ready, heard = threading.Event(), list[dict[str, str]]()
+    controller = mqtt.Client(CallbackAPIVersion.VERSION2)
+
+    def obey(client: object, _data: object, message: object) -> None:
+        words = json.loads(message.payload)  # type: ignore[attr-defined]
+        heard.append(words)
+        if words.get("stream") != "silent":
+            controller.publish("bin/done", json.dumps({"id": words["id"], "ok": words.get("stream") != "paper"}))
+
+    controller.on_connect = lambda client, *_: client.subscribe([("bin/open", 1), ("bin/alarm", 1)])
+    controller.on_subscribe = lambda *_: ready.set()
+    controller.on_message = obey
+    controller.connect("127.0.0.1", int(broker.rpartition(":")[2]))
+    controller.loop_start()
+    assert ready.wait(5)
+    lid = open_lid(ActuatorConfig(kind="mqtt", url=broker, topic="bin", timeout_s=1.0), ("glass",), None)
+    actuator = Actuator(lid, "residual")
+    try:
+        end = threading.Event()
+        while actuator.execute("glass") != "moved" and not end.wait(0.05):
+            assert len(heard) < 100
+        assert actuator.execute("paper") == "fault: the lid's controller refuses; opened residual instead"
+        assert actuator.execute("silent").startswith("fault: the lid's controller did not answer within 1 s")
+        assert actuator.alarm("battery") == ""
+        assert heard[-1]["reason"] == "battery"
+    finally:
+        lid.close()
+        controller.disconnect()
+        controller.loop_stop()

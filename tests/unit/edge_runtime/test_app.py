@@ -1,0 +1,226 @@
+"""A bin as a service: watchdog, reload, the technician's screen and page, films, bounded logs."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import load
+from edge_runtime import board, check, replay
+from edge_runtime.app import run
+from edge_runtime.config import EdgeConfig
+from edge_runtime.health import days_left
+from vision.errors import ConfigError
+from vision.simulator.world import read_ledger
+
+ROOT = Path(__file__).parents[3]
+FILM = ROOT / "tests" / "replay" / "six-items.avi"
+SMALL = ("camera.width_px=160", "camera.height_px=120", "camera.fps=0")
+
+
+def _config(tmp_path: Path, *more: str) -> EdgeConfig:
+    return load(EdgeConfig, None, [*SMALL, "camera.items=6", f"state={tmp_path / 'state'}", *more])
+
+
+class _Bin:
+    """A bin in a process of its own, with a settings file and somebody in systemd's place."""
+
+    def __init__(self, tmp_path: Path, *more: str) -> None:
+        self.settings, self.state = tmp_path / "edge.yaml", tmp_path / "state"
+        self.settings.write_text("looks: 1\ntrigger: {adapt: 0.05}\n")
+        self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.systemd.bind(str(tmp_path / "notify"))
+        self.systemd.settimeout(20)
+        sets = [f"--set={word}" for word in (*SMALL, f"state={self.state}", *more)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "binsight", "edge", "run", "--config", str(self.settings), *sets],
+            cwd=ROOT, env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def told(self, word: str) -> str:
+        while True:
+            message = self.systemd.recv(4096).decode()
+            if word in message:
+                return message
+
+    def health(self, wanted: str) -> dict[str, Any]:
+        """Wait until the health file holds `wanted`, and return it."""
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            text = (self.state / "health.json").read_text() if (self.state / "health.json").is_file() else ""
+            if wanted in text:
+                return dict(json.loads(text))
+            assert self.process.poll() is None
+            threading.Event().wait(0.05)
+        raise AssertionError(text)
+
+    def stop(self) -> str:
+        self.process.send_signal(signal.SIGTERM)
+        out, _ = self.process.communicate(timeout=20)
+        self.systemd.close()
+        return out
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[_Bin]:
+    running = _Bin(tmp_path, "camera.fps=20", "view.port=0")
+    running.told("READY=1")
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+def test_systemd_is_told_that_the_loop_lives_and_new_settings_hold_without_losing_an_item(running: _Bin) -> None:
+    assert "STATUS=camera" in running.told("WATCHDOG=1")
+    running.health('"items"')
+    running.settings.write_text("looks: 1\nrules: cn-shanghai\n")
+    running.process.send_signal(signal.SIGHUP)
+    wrong = running.health("the old ones hold")
+    assert "streams" in wrong["settings"]
+    running.settings.write_text("looks: 1\nbin_id: another\n")
+    running.process.send_signal(signal.SIGHUP)
+    assert "bin_id: cannot change while the bin runs" in running.health("bin_id: cannot")["settings"]
+    running.settings.write_text("looks: 2\ntrigger: {settled_frames: 3}\n")
+    running.process.send_signal(signal.SIGHUP)
+    before = running.health('"settings": "ok"')["items"]
+    while running.health('"items"')["items"] <= before:
+        pass
+    running.stop()
+    ledger = read_ledger(running.state / "truth.jsonl")
+    assert not [line for line in ledger if line.what == "missed"]
+    assert running.process.returncode == 0
+
+
+def test_the_page_shows_what_the_bin_sees(running: _Bin) -> None:
+    assert running.process.stdout is not None
+    address = running.process.stdout.readline().removeprefix("view: ").strip()
+    running.health('"items": ')
+
+    def get(path: str) -> tuple[str, bytes]:
+        with urllib.request.urlopen(f"{address}/{path}", timeout=5) as answer:
+            return answer.headers["Content-Type"], answer.read()
+
+    state: dict[str, Any] = {"event": None}
+    while state["event"] is None:
+        state = json.loads(get("state.json")[1])
+    assert state["event"]["label"]
+    assert state["health"]["camera"] == "ok"
+    assert get("frame.jpg")[1][:2] == b"\xff\xd8"
+    assert get("trigger.png")[1][:4] == b"\x89PNG"
+    assert b"The trigger sees" in get("")[1]
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get("../../etc/passwd")
+
+
+def test_without_systemd_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert board.notify("READY=1") is False
+
+
+def test_the_unit_that_ships_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "binsight", "edge", "unit"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "WatchdogSec=" in done.stdout
+    assert "Restart=always" in done.stdout
+    unit = tmp_path / "binsight-edge.service"
+    unit.write_text(done.stdout.replace("/opt/binsight/bin/binsight", sys.executable))
+    try:
+        judged = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no systemd-analyze here")
+    # Without a running systemd only what it says of this very file counts.
+    assert not [line for line in judged.stderr.splitlines() if "binsight-edge.service:" in line], judged.stderr
+
+
+def test_the_log_is_bounded(tmp_path: Path) -> None:
+    import logging
+
+    config = _config(tmp_path, f"log.path={tmp_path / 'log' / 'bin.log'}", "log.max_bytes=10000", "log.files=2")
+    run(config)
+    handlers = [h for h in logging.getLogger().handlers if getattr(h, "baseFilename", "").endswith("bin.log")]
+    try:
+        for i in range(2000):
+            logging.getLogger("edge_runtime").warning("line %d %s", i, "x" * 50)
+        files = sorted((tmp_path / "log").iterdir())
+        assert [f.name for f in files] == ["bin.log", "bin.log.1", "bin.log.2"]
+        assert sum(f.stat().st_size for f in files) <= 30_000
+    finally:
+        for handler in handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+def _found(config: EdgeConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, check.Finding]:
+    monkeypatch.setattr(check, "CAMERA_S", 0.3)
+    return {finding.what: finding for finding in check.check(config)}
+
+
+def test_a_technician_is_told_everything_wrong_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"no bundle")
+    config = _config(
+        tmp_path, f"bundle={tmp_path / 'bad.onnx'}", "camera.kind=device", "camera.source=97",
+        "camera.stale_after_s=0.2",
+        "rules=nowhere", "uplink.url=http://127.0.0.1:1", "uplink.timeout_s=0.5", "threads=64",
+    )  # fmt: skip
+    found = _found(config, monkeypatch)
+    assert list(found) == [
+        "rule book", "bundle", "processor", "camera", "lid", "disk", "running bin", "clock", "hub and key",
+        "temperature",
+    ]  # fmt: skip
+    assert {what for what, f in found.items() if f.state == "bad"} == {
+        "rule book",
+        "bundle",
+        "camera",
+        "lid",
+        "hub and key",
+    }
+    assert "camera 97: cannot be opened" in found["camera"].words
+    assert "bad.onnx" in found["bundle"].words
+    assert "64 on" in found["processor"].words
+    assert not (tmp_path / "state").exists()  # it looked, and left nothing behind
+
+
+def test_a_bin_that_is_well_has_nothing_bad_to_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config(tmp_path)
+    run(config)
+    found = _found(config, monkeypatch)
+    assert not [f for f in found.values() if f.state == "bad"]
+    assert "6 items, 6 events wait" in found["running bin"].words
+    stale = config.state / "health.json"
+    os.utime(stale, (time.time() - 3600, time.time() - 3600))
+    assert _found(config, monkeypatch)["running bin"].state == "bad"
+
+
+def test_days_left_follow_from_pace_and_room() -> None:
+    # 2,000 items a day, a tenth full with 2,000 events: nine days until the rest is.
+    assert days_left(0.1, 2000, 2000, 86_400) == 9.0
+    assert days_left(0.1, 2000, 10, 100) is None
+
+
+def test_a_recorded_film_gives_the_events_that_were_accepted(tmp_path: Path) -> None:
+    config = load(EdgeConfig, None, [])
+    rows = replay.replay(FILM, config)
+    assert replay.differences(FILM, rows) == []
+    assert len(rows) == 6
+    copy = tmp_path / FILM.name
+    copy.write_bytes(FILM.read_bytes())
+    with pytest.raises(ConfigError, match=r"no reference yet.*--accept"):
+        replay.differences(copy, rows)
+    replay.accept(copy, rows)
+    worse = replay.replay(copy, load(EdgeConfig, None, ["trigger.item_share=0.9"]))
+    assert replay.differences(copy, worse)[0] == "0 items; the reference has 6"
+    changed = [{**row, "stream": "glass"} for row in rows]
+    assert replay.differences(copy, changed)[0] == "item 1: stream is 'glass'; the reference has 'residual'"

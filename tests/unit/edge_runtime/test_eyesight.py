@@ -1,0 +1,71 @@
+"""A camera that does not see is noticed within five seconds, said in words, and seen again when it sees."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_runtime.eyesight import Eyesight
+from vision.frames import Frame, Pixels
+from vision.simulator.scene import expose, random_chute
+
+FPS = 10
+
+
+def _chute(seconds: float, change: str = "", seed: int = 3) -> list[Pixels]:
+    rng = np.random.default_rng(seed)
+    chute = random_chute(320, 240, np.random.default_rng(seed))
+    pictures = [expose(chute, None, rng) for _ in range(int(seconds * FPS))]
+    if change == "frozen":
+        pictures = [pictures[0]] * len(pictures)
+    return [
+        {
+            "black": lambda p: (p // 60).astype(np.uint8),
+            "white": lambda p: np.full_like(p, 252) + (p & 3),
+            "blurred": lambda p: np.asarray(cv2.GaussianBlur(p, (0, 0), 9), np.uint8),
+        }.get(change, lambda p: p)(p)
+        for p in pictures
+    ]
+
+
+def _watch(eyes: Eyesight, pictures: list[Pixels], start_s: float) -> list[str]:
+    frames = [Frame(p, i, 1000 * (start_s + i / FPS)) for i, p in enumerate(pictures)]
+    return [eyes.judge(frame, True).fault for frame in frames]
+
+
+@pytest.mark.parametrize("change", ["frozen", "black", "white", "blurred"])
+def test_a_camera_that_does_not_see_is_noticed_within_five_seconds_and_so_is_its_recovery(change: str) -> None:
+    eyes = Eyesight(3.0)
+    assert set(_watch(eyes, _chute(20), 0)) == {""}
+    bad = _watch(eyes, _chute(6, change), 20)
+    noticed = next(i for i, fault in enumerate(bad) if fault)
+    assert noticed / FPS < 5
+    assert change in bad[noticed]
+    assert set(bad[noticed:]) == {bad[noticed]}
+    assert _watch(eyes, _chute(3, seed=3), 26)[-1] == ""
+
+
+def test_a_dark_moment_is_not_a_fault_but_is_kept_from_the_trigger() -> None:
+    eyes = Eyesight(3.0)
+    _watch(eyes, _chute(3), 0)
+    dark = [eyes.judge(Frame(p, i, 3000 + 100.0 * i), True) for i, p in enumerate(_chute(1, "black"))]
+    assert all(sight.blind and not sight.fault for sight in dark)
+
+
+def test_what_a_clean_lens_can_is_remembered_over_a_restart(tmp_path: Path) -> None:
+    before = Eyesight(3.0, tmp_path / "lens.json")
+    _watch(before, _chute(3), 0)
+    before.remember()
+    assert "blurred" in _watch(Eyesight(3.0, tmp_path / "lens.json"), _chute(4, "blurred"), 0)[-1]
+    assert _watch(Eyesight(3.0), _chute(4, "blurred"), 0)[-1] == ""  # without it nobody can know
+    (tmp_path / "lens.json").write_text("{")
+    assert _watch(Eyesight(3.0, tmp_path / "lens.json"), _chute(1), 0)[-1] == ""
+
+
+@pytest.mark.parametrize("gain", [0.4, 1.1])
+def test_light_alone_does_not_blur(gain: float) -> None:
+    eyes = Eyesight(3.0)
+    _watch(eyes, _chute(3), 0)
+    lit = [np.clip(p * gain, 0, 255).astype(np.uint8) for p in _chute(4)]
+    assert set(_watch(eyes, lit, 3)) == {""}
