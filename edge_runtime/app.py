@@ -22,7 +22,7 @@ from edge_runtime.clock import SystemClock
 from edge_runtime.config import EdgeConfig
 from edge_runtime.eyesight import Eyesight
 from edge_runtime.health import Health, days_left
-from edge_runtime.outbox import Outbox
+from edge_runtime.outbox import open_outbox
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
 from edge_runtime.trigger import Trigger
@@ -80,7 +80,10 @@ def run(
             "For new items name another folder with --set state=...", config.state / "truth.jsonl",
         )  # fmt: skip
     actuator = Actuator(open_lid(config.actuator, tuple(rules.streams), world), rules.fallback)
-    with Outbox(config.state / "outbox.sqlite", config.bin_id, config.outbox.max_bytes) as outbox:
+    outbox, health.storage = open_outbox(config.state / "outbox.sqlite", config.bin_id, config.outbox.max_bytes)
+    if health.storage:
+        log.error("%s", health.storage)
+    with outbox:
         pipeline = Pipeline(
             camera, Eyesight(config.camera.stale_after_s, config.state / "lens.json"),
             Trigger(config.trigger, _load_reference(config.state)), classifier, rules, actuator, outbox, clock, health,

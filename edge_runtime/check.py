@@ -144,7 +144,7 @@ def _running(config: EdgeConfig) -> Finding:
         return Finding("running bin", "warn", f"no health in {config.state} yet: the bin has not run there")
     health, age_s = json.loads(path.read_text()), time.time() - path.stat().st_mtime
     told = [f"{key}: {health[key]}" for key in ("camera", "lid", "settings") if health.get(key, "ok") != "ok"]
-    told += [health["alarm"]] if health.get("alarm") else []
+    told += [health[key] for key in ("alarm", "storage") if health.get(key)]
     words = (
         f"{health['items']} items, {health['outbox_depth']} events wait ({health.get('outbox_full_pct', 0)} % full), "
         f"{health['dropped']} dropped, {health['faults']} faults"

@@ -19,7 +19,7 @@ class Health:
         decisions: items by kind of decision.
         hazards: hazards since the start; hazard: the last one, in words.
         lid: "ok" or what went wrong with it last.
-        outbox_depth, dropped, quarantined: of the outbox.
+        outbox_depth, dropped, quarantined: of the outbox; storage: "" or what happened to it at the start.
         outbox_full_pct: how full it is; outbox_days_left: days until it is, at the pace since the start and with no hub
             in reach; None while that pace is not known.
         uplink: "ok", or the last error; alarm: what needs a person.
@@ -40,6 +40,7 @@ class Health:
     hazards: int = 0
     hazard: str = ""
     lid: str = "ok"
+    storage: str = ""
     outbox_depth: int = 0
     outbox_full_pct: float = 0.0
     outbox_days_left: float | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.outbox import Outbox
+from edge_runtime.outbox import Outbox, open_outbox
 from vision.errors import StorageError
 from vision.events import ItemEvent
 
@@ -138,6 +138,31 @@ def test_a_file_that_is_no_outbox_is_an_error_that_names_it(tmp_path: Path) -> N
     with pytest.raises(StorageError, match=r"o\.sqlite"):
         Outbox(path, "b")
     assert path.read_bytes() == b"not a database" * 100  # it is left for whoever wants to rescue it
+
+
+def test_a_bin_whose_outbox_is_damaged_sets_it_aside_and_goes_on(tmp_path: Path, make_event: Make) -> None:
+    path = tmp_path / "o.sqlite"
+    path.write_bytes(b"not a database" * 1000)
+    path.with_name("o.sqlite-wal").write_bytes(b"nor this")
+    outbox, words = open_outbox(path, "b", 2**20)
+    with outbox:
+        assert outbox.append(make_event()) == 1
+    assert "set aside as o.damaged" in words
+    assert (tmp_path / "o.damaged").read_bytes() == b"not a database" * 1000
+    again, words = open_outbox(path, "b", 2**20)
+    with again:
+        assert (again.depth(), words) == (1, "")
+
+
+def test_a_damaged_event_is_quarantined_and_holds_nothing_up(tmp_path: Path, make_event: Make) -> None:
+    with Outbox(tmp_path / "o.sqlite", "b") as outbox:
+        for _ in range(3):
+            outbox.append(make_event())
+        outbox._db.execute("UPDATE event SET body = CAST(x'7b83ff' AS TEXT) WHERE seq = 2")
+        batch = outbox.peek(10)
+        assert batch is not None
+        assert [seq for seq, _ in batch.events] == [1, 3]
+        assert outbox.quarantined() == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
