@@ -12,7 +12,8 @@ from pathlib import Path
 def main() -> None:
     """Print one JSON line for the machine and one for each measurement."""
     known = sorted(p.stem.removeprefix("bench_") for p in Path(__file__).parent.glob("bench_*.py"))
-    chosen = sys.argv[1:] or [name for name in known if name != "ablation"]  # half an hour: by name alone
+    # Half an hour each: by name alone.
+    chosen = sys.argv[1:] or [name for name in known if name not in ("ablation", "crash", "soak")]
     if unknown := sorted(set(chosen) - set(known)):
         sys.exit(f"error: no benchmark {', '.join(unknown)}; known: {', '.join(known)}")
     machine = {

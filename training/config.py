@@ -74,10 +74,7 @@ class RecipeConfig(StrictModel):
         calm_epochs: at the end, trained without mixing: the network then sees pictures as they are.
         cutmix: share of the batches mixed by CutMix instead of mixup.
         head_epochs: at the beginning, in which the head alone learns and the network stays as it came.
-        start_share: how far the kept weights are moved back, at the end, towards those after `head_epochs`: what was
-            learned on few pictures of one place is then less of that place.
-            Source: Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), CVPR 2022; Kumar et al.,
-            "Fine-Tuning can Distort Pretrained Features" (LP-FT), ICLR 2022.
+            Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features" (LP-FT), ICLR 2022.
         freeze: leading stages of the network that keep their first weights; they cost no backward pass.
         layer_decay: learning rate of a stage, as a share of that of the stage after it.
         teacher_weight: share of the loss that follows the teacher, if the run has one; the labels have the rest.
@@ -100,7 +97,6 @@ class RecipeConfig(StrictModel):
     calm_epochs: int = Field(default=0, ge=0)
     cutmix: float = Field(default=0.0, ge=0, le=1)
     head_epochs: int = Field(default=0, ge=0)
-    start_share: float = Field(default=0.0, ge=0, lt=1)
     freeze: int = Field(default=0, ge=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     teacher_weight: float = Field(default=0.7, ge=0, le=1)

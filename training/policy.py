@@ -19,7 +19,7 @@ TARGET_PRECISION = 0.95
 # Share of known items that the unknown test may turn away.
 KNOWN_TURNED_AWAY = 0.02
 # A label is no single thing: bottles, jars and shards of glass lie apart (docs/decisions/0008).
-CENTROIDS_PER_LABEL = 20
+CENTROIDS_PER_LABEL = 8
 # A threshold fitted on fewer pictures than this says more about luck than about the label.
 MIN_PICTURES = 10
 

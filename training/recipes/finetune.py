@@ -8,7 +8,6 @@ Does not export, quantise or judge: those are commands of their own.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import time
@@ -34,7 +33,7 @@ from rich.progress import (
 )
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training import checkpoint
 from training.config import RecipeConfig, TrainConfig
@@ -142,7 +141,6 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     )
 
     history: list[dict[str, Any]] = []
-    start: dict[str, Tensor] = {}  # the weights after head_epochs
     key = checkpoint.recipe_key(config, train, val, foreign)
     if (state := checkpoint.load(run)) is not None:
         if state["recipe_key"] != key:
@@ -150,7 +148,7 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        history, start = state["history"], state["start"]
+        history = state["history"]
         log.info("continuing %s after epoch %d of %d", run, len(history), recipe.epochs)
     if worker.rank == 0:
         write_atomically(run / "config.json", config.model_dump_json(indent=2).encode())
@@ -179,8 +177,6 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
             mixing = np.random.default_rng([config.seed, epoch, 2])
             model.train()
             head_alone = epoch < recipe.head_epochs
-            if epoch == recipe.head_epochs and recipe.start_share:
-                start = copy.deepcopy(model.state_dict())
             if epoch in (first, recipe.head_epochs):  # what learns has changed
                 model.backbone.requires_grad_(not head_alone)
                 for module in frozen:
@@ -188,11 +184,11 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
                 learner = DistributedDataParallel(model) if worker.count > 1 else model
             for module in [model.backbone] if head_alone else frozen:
                 module.eval()
-            batches_of = partial(
-                epoch_batches, pictures, targets_n, spec, recipe.batch_size, (config.seed, epoch), recipe.augment,
-                cutouts, recipe.cut_out, recipe.foreign,
+            batches = epoch_batches(
+                pictures, targets_n, spec, recipe.batch_size, (config.seed, epoch), recipe.augment,
+                cutouts, recipe.cut_out, recipe.foreign, (worker.rank, worker.count),
             )  # fmt: skip
-            for step, (x, y) in enumerate(ahead(batches_of((worker.rank, worker.count)))):
+            for step, (x, y) in enumerate(ahead(batches)):
                 for group in optimizer.param_groups:
                     now = _schedule(epoch + step / steps_per_epoch, recipe)
                     group["lr"] = recipe.learning_rate * group["share"] * now
@@ -214,10 +210,6 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
                 losses.append(float(loss.detach()))
                 progress.update(bar, advance=1, note=f"epoch {epoch + 1}/{recipe.epochs} loss {np.mean(losses):.3f}")
             kept = average.module if recipe.ema_decay else model
-            if start and epoch + 1 == recipe.epochs:
-                kept = _moved_back(kept, start, recipe.start_share)
-                # Statistics of batch normalisation cannot be interpolated: they are taken anew.
-                update_bn((torch.from_numpy(x) for x, _ in batches_of()), kept, device)
             logits_nk = predict_logits(kept, val_pictures, spec, device)
             row = {
                 "epoch": epoch + 1,
@@ -242,7 +234,6 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
                     "average": average.state_dict(),
                     "kept": kept.state_dict(),
                     "optimizer": optimizer.state_dict(),
-                    "start": start,
                     "history": history,
                 },
             )
@@ -324,13 +315,6 @@ def _teacher(config: TrainConfig, worker: Worker, device: torch.device) -> Calla
             return logits
 
     return logits_of
-
-
-def _moved_back(model: nn.Module, start: dict[str, Tensor], share: float) -> nn.Module:
-    moved = copy.deepcopy(model)
-    own = model.state_dict()
-    moved.load_state_dict({k: v.lerp(start[k], share) if v.is_floating_point() else v for k, v in own.items()})
-    return moved
 
 
 def _mixed(x_nhwc: Tensor, recipe: RecipeConfig, rng: np.random.Generator) -> tuple[Tensor, float]:

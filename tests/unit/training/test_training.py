@@ -90,7 +90,7 @@ def test_it_learns(run: Path) -> None:
 def test_a_killed_run_ends_exactly_like_one_that_was_not(pictures: Path, tmp_path: Path) -> None:
     shipped_kind = (  # the ingredients of the recipe that ships
         "recipe.epochs=3", "recipe.calm_epochs=1", "recipe.cut_out=0.4", "recipe.freeze=2", "recipe.layer_decay=0.9",
-        "recipe.foreign=0.2", "recipe.head_epochs=1", "recipe.start_share=0.3", "data.foreign_simulated=30",
+        "recipe.foreign=0.2", "recipe.head_epochs=1", "data.foreign_simulated=30",
         "threads=1",
     )  # fmt: skip
     whole = _config(pictures, tmp_path / "whole", *shipped_kind)
