@@ -146,7 +146,7 @@ class Trigger:
         limit = np.maximum(self.config.contrast, noise) * _CHANNELS
         colour = (a - b)[..., 1:3]
         # A lamp of another colour moves the colour ratios of all pixels alike.
-        difference[..., 1:3] = np.abs(colour - np.median(colour.reshape(-1, 2), axis=0))
+        difference[..., 1:3] = np.abs(colour - np.median(colour[::3, ::3].reshape(-1, 2), axis=0))
         return np.asarray((difference[..., :3] > limit).any(axis=2), dtype=np.uint8)
 
     def _without_single_pixels(self, mask: Mask) -> Mask:

@@ -44,7 +44,9 @@ def export(run: Path, out: Path, threads: int = 2, watch: Watch = iter) -> Manif
         BundleError: graph and torch disagree on a label, or on a logit by more than MAX_LOGIT_DIFFERENCE.
     """
     model, labels, config = load_trained(run)
-    spec = config.model.preprocess()
+    # The bin's frames are BGR: the order is turned once here instead of in every frame.
+    model.take_bgr()
+    spec = replace(config.model.preprocess(), colour_order="bgr")
     train, val = open_training_data(config.data, config.seed, run / "pictures")
     foreign = open_foreign_data(config.data, labels, "train", config.seed, run / "foreign")
     onnx_bytes = to_onnx(model, spec)

@@ -50,7 +50,7 @@ class Classifier(nn.Module):
         """Classify pixels.
 
         Args:
-            x_nhwc: uint8 (or float in 0..255, as mixing gives), batch x height x width x 3, RGB.
+            x_nhwc: uint8 (or float in 0..255, as mixing gives), batch x height x width x 3, RGB (see `take_bgr`).
 
         Returns:
             logits, batch x labels; embedding, batch x size: the input of the head.
@@ -62,6 +62,13 @@ class Classifier(nn.Module):
         x_nchw = rows.reshape(batch, height, width, colours).permute(0, 3, 1, 2)
         embedding = torch.flatten(self.backbone(x_nchw), 1)
         return self.head(self.dropout(embedding)), embedding
+
+    def take_bgr(self) -> None:
+        """Read the colours in the camera's order from now on; what comes out stays the same."""
+        first = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
+        with torch.no_grad():
+            first.weight.copy_(first.weight.flip(1))
+        self.mean_c, self.inverse_std_c = self.mean_c.flip(0), self.inverse_std_c.flip(0)
 
     def stages(self) -> list[list[nn.Module]]:
         """Return the backbone's modules from the camera's end to the head's, in the steps that its maker gave it."""

@@ -37,10 +37,12 @@ def warm_start(model: Classifier, labels: tuple[str, ...], bundle: Path, x_nhwc:
     """
     manifest, weights = read_manifest(bundle), _initializers(bundle)
     with torch.no_grad():
-        for name, convolution, norm in _folded_pairs(model.backbone, bundle):
+        for number, (name, convolution, norm) in enumerate(_folded_pairs(model.backbone, bundle)):
             weight, bias = weights.get(f"backbone.{name}.weight"), weights.get(f"backbone.{name}.weight_bias")
             if weight is None or bias is None or weight.shape != tuple(convolution.weight.shape):
                 raise ConfigError(f"model.weights: {bundle} is of another network: it has no fitting {name}")
+            if number == 0 and manifest.preprocess.colour_order == "bgr":  # training reads RGB
+                weight = np.ascontiguousarray(weight[:, ::-1])
             convolution.weight.copy_(torch.from_numpy(weight))
             norm.bias.copy_(torch.from_numpy(bias))
             norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps))

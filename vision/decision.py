@@ -5,6 +5,7 @@ A decision is always an outcome: known, unsure, unknown, hazard or fault. Nothin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,10 +63,10 @@ class EmbeddingStats:
 
         An embedding of length zero has no direction and scores 1.
         """
-        length = float(np.linalg.norm(embedding_d))
+        length = math.sqrt(np.dot(embedding_d, embedding_d))
         if length == 0.0:
             return 1.0
-        return float(1.0 - np.max(self.centroids_kd @ embedding_d) / length)
+        return 1.0 - float(np.dot(self.centroids_kd, embedding_d).max()) / length
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +128,20 @@ def to_prediction(
         labels: the bundle's labels.
         policy, stats: from the same bundle.
     """
-    probabilities = softmax(logits_k, policy.temperature)
-    order = np.argsort(-probabilities, kind="stable")
-    first, second = int(order[0]), int(order[min(1, len(order) - 1)])
-    return Prediction(
-        label=labels[first],
-        confidence=float(probabilities[first]),
-        second_label=labels[second],
-        margin=float(probabilities[first] - probabilities[second]) if first != second else 1.0,
-        unknown_score=stats.unknown_score(embedding_d),
-        probabilities=dict(zip(labels, map(float, probabilities), strict=True)),
-    )
+    # A handful of numbers: plain floats take a third of the time that arrays do.
+    scaled = [value / policy.temperature for value in logits_k.tolist()]
+    greatest = max(scaled)
+    powers = [math.exp(value - greatest) for value in scaled]
+    total = sum(powers)
+    return _ranked({name: p / total for name, p in zip(labels, powers, strict=True)}, stats.unknown_score(embedding_d))
+
+
+def _ranked(probabilities: Mapping[str, float], unknown_score: float) -> Prediction:
+    """Return a prediction; of equally probable labels the first counts."""
+    ranked = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
+    first, second = ranked[0], ranked[min(1, len(ranked) - 1)]
+    margin = probabilities[first] - probabilities[second] if first != second else 1.0
+    return Prediction(first, probabilities[first], second, margin, unknown_score, probabilities)
 
 
 def combine(predictions: Sequence[Prediction]) -> Prediction:
@@ -148,18 +152,11 @@ def combine(predictions: Sequence[Prediction]) -> Prediction:
     """
     if len(predictions) == 1:
         return predictions[0]
-    labels = tuple(predictions[0].probabilities)
-    mean_k = np.mean([[p.probabilities[label] for label in labels] for p in predictions], axis=0)
-    order = np.argsort(-mean_k, kind="stable")
-    first, second = int(order[0]), int(order[min(1, len(order) - 1)])
-    return Prediction(
-        label=labels[first],
-        confidence=float(mean_k[first]),
-        second_label=labels[second],
-        margin=float(mean_k[first] - mean_k[second]) if first != second else 1.0,
-        unknown_score=float(np.mean([p.unknown_score for p in predictions])),
-        probabilities=dict(zip(labels, map(float, mean_k), strict=True)),
-    )
+    count = len(predictions)
+    probabilities = {
+        name: sum(p.probabilities[name] for p in predictions) / count for name in predictions[0].probabilities
+    }
+    return _ranked(probabilities, sum(p.unknown_score for p in predictions) / count)
 
 
 def decide(prediction: Prediction, policy: DecisionPolicy, taxonomy: Taxonomy) -> Decision:
@@ -169,7 +166,7 @@ def decide(prediction: Prediction, policy: DecisionPolicy, taxonomy: Taxonomy) -
     unknown test, then confidence.
     """
     p = prediction
-    if not (np.isfinite(p.confidence) and np.isfinite(p.unknown_score)):
+    if not (math.isfinite(p.confidence) and math.isfinite(p.unknown_score)):
         return Decision("fault", "", "the network gave no finite number")
     if taxonomy.material(p.label).hazard:
         return Decision("hazard", p.label, f"{p.label} at {p.confidence:.2f}")

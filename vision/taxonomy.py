@@ -6,7 +6,7 @@ a folder: a dataset reader maps folder names to labels through an explicit map.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vision.errors import DatasetError
@@ -50,7 +50,10 @@ class Taxonomy:
         Raises:
             KeyError: the label is not part of this taxonomy.
         """
-        return self._by_label()[label]
+        for material in self.materials:
+            if material.label == label:
+                return material
+        raise KeyError(label)
 
     def ordered(self, labels: Iterable[str]) -> tuple[str, ...]:
         """Return the distinct labels in taxonomy order: the logit order of a model that knows just these.
@@ -64,9 +67,6 @@ class Taxonomy:
                 f"labels not in taxonomy {self.id}: {', '.join(foreign)}; known: {', '.join(self.labels)}"
             )
         return tuple(label for label in self.labels if label in wanted)
-
-    def _by_label(self) -> Mapping[str, Material]:
-        return {m.label: m for m in self.materials}
 
 
 MATERIALS_1 = Taxonomy(
