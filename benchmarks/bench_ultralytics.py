@@ -24,8 +24,9 @@ BLOCKS, FRAMES, WARM, THREADS = 5, 60, 10, 2
 
 
 def measure() -> Iterator[dict[str, Any]]:
-    """Yield one row. The two take turns, a block of frames each: frame by frame, the threads of the one that waits would
-    spin on the cores of the other.
+    """Yield one row. The two take turns, a block of frames each.
+
+    Frame by frame, the threads of the one that waits would spin on the cores of the other.
     """
     if importlib.util.find_spec("ultralytics") is None:
         yield {"skipped": "ultralytics is not installed; how to: benchmarks/bench_ultralytics.py"}

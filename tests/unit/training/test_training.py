@@ -210,7 +210,9 @@ def test_training_may_begin_from_a_bundle_float_or_int8(bundles: tuple[Path, Pat
     for path in bundles:
         manifest = read_manifest(path)
         model = build(NETWORK, len(manifest.labels), 0.0, "scratch")
-        x_nhwc = torch.from_numpy(np.concatenate([preprocess(p, manifest.preprocess) for p in Pictures(val.samples)]))
+        assert manifest.preprocess.colour_order == "bgr"  # as the bin's frames are; training reads RGB
+        spec = replace(manifest.preprocess, colour_order="rgb")
+        x_nhwc = torch.from_numpy(np.concatenate([preprocess(p, spec) for p in Pictures(val.samples)]))
         warm_start(model, manifest.labels, path, x_nhwc)
         with torch.inference_mode():
             logits = model.eval()(x_nhwc)[0].numpy()
