@@ -34,17 +34,18 @@ class Film:
 
     def __init__(self) -> None:
         rng = np.random.default_rng(4)
-        chute = random_chute(640, 480, rng)
+        chute = random_chute(320, 240, rng)
         self._empty = [expose(chute, None, rng) for _ in range(4)]
         items = [place_item(chute, label, rng) for label in ("glass", "paper", "metal", "plastic")]
         self._items = [[expose(chute, item, rng) for _ in range(4)] for item in items]
-        self._frame = self._index = self._since = 0
+        self._frame = self._index = 0
+        self._since = -6  # the chute is learnt first
         self._clock = SystemClock()
 
     def read(self) -> Frame | None:
         """Return the next picture; no two in a row are the same."""
         self._frame, self._since = self._frame + 1, self._since + 1
-        source = self._empty if self._since <= 2 else self._items[self._index % len(self._items)]
+        source = self._empty if self._since <= 3 else self._items[self._index % len(self._items)]
         return Frame(source[self._frame % 4], self._frame, self._clock.now().monotonic_ms)
 
     def open(self, stream: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from vision.bundle import Manifest, bundle_digest, probe_frame, read_bundle
+from vision.bundle import MIN_PROBE_COSINE, Manifest, bundle_digest, probe_frame, read_bundle
 from vision.decision import Decision, Prediction, decide, to_prediction
 from vision.errors import BundleError
 from vision.frames import Pixels
@@ -75,9 +75,13 @@ class Classifier:
             raise BundleError(
                 f"{bundle}: the graph's embedding is not of the size that the manifest's statistics are for"
             )
+        known = np.array(m.probe.embedding)
+        lengths = float(np.linalg.norm(known) * np.linalg.norm(embedding))
+        cosine = float(known @ embedding) / lengths if lengths else 0.0
         worst = float(np.abs(logits - np.array(m.probe.logits)).max()) if len(logits) == len(m.labels) else np.inf
-        if not worst <= m.probe.tolerance:
+        if not (worst <= m.probe.tolerance and cosine >= MIN_PROBE_COSINE):
             raise BundleError(
-                f"{bundle}: the known answer is missed by {worst:.3g} ({m.probe.tolerance} allowed); "
+                f"{bundle}: the known answer is missed by {worst:.3g} ({m.probe.tolerance} allowed), its embedding's "
+                f"cosine is {cosine:.3f} ({MIN_PROBE_COSINE} needed); "
                 "this machine computes the model wrongly, or the file is damaged"
             )

@@ -99,8 +99,9 @@ def fit_on(
 
 def known_answer(session: InferenceSession, tensors: Tensors, spec: PreprocessSpec, precision: str) -> Probe:
     """Return what the graph answers to `probe_frame()`."""
-    answer = run_graph(session, tensors, spec, [probe_frame()]).logits_nk[0]
-    return Probe(tuple(round(float(v), 5) for v in answer), PROBE_TOLERANCE[precision])
+    answer = run_graph(session, tensors, spec, [probe_frame()])
+    logits, embedding = (tuple(round(float(v), 5) for v in row[0]) for row in (answer.logits_nk, answer.embeddings_nd))
+    return Probe(logits, PROBE_TOLERANCE[precision], embedding)
 
 
 def write_measured(out: Path, onnx_bytes: bytes, manifest: Manifest, val: Dataset, outputs: Outputs) -> Manifest:

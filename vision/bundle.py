@@ -35,17 +35,24 @@ MAX_BUNDLE_BYTES = 512 * 1024 * 1024
 _GRAPH_FIELD, _METADATA_FIELD = 7, 14
 
 
+# Cosine between the known embedding and a bin's own that another CPU's rounding cannot bring about.
+MIN_PROBE_COSINE = 0.98
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """The known answer: what the graph gave on `probe_frame()` where it was made.
 
     Attributes:
         logits: float, one per label.
-        tolerance: greatest absolute difference that another CPU may show.
+        tolerance: greatest absolute difference of a logit that another CPU may show.
+        embedding: float, the whole embedding. The probe shows none of the labels, so its logits are small and alone
+            would prove little; the embedding's direction must be the same (see MIN_PROBE_COSINE).
     """
 
     logits: tuple[float, ...]
     tolerance: float
+    embedding: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,7 @@ class Manifest:
                 "size": int(centroids.shape[1]),
                 "centroids_f16_base64": base64.b64encode(centroids.tobytes()).decode(),
             },
-            "probe": {"logits": list(self.probe.logits), "tolerance": self.probe.tolerance},
+            "probe": asdict(self.probe),
             "metrics": self.metrics,
             "lineage": dict(self.lineage),
             "data_licences": dict(self.data_licences),
@@ -247,7 +254,11 @@ def _manifest_from_json(text: str, name: str) -> Manifest:
             tensors=Tensors(**d["tensors"]),
             policy=DecisionPolicy(**d["policy"]),
             stats=EmbeddingStats(raw.reshape(-1, d["embedding"]["size"]).astype(np.float32)),
-            probe=Probe(tuple(map(float, d["probe"]["logits"])), float(d["probe"]["tolerance"])),
+            probe=Probe(
+                tuple(map(float, d["probe"]["logits"])),
+                float(d["probe"]["tolerance"]),
+                tuple(map(float, d["probe"]["embedding"])),
+            ),
             metrics=d["metrics"],
             lineage=d["lineage"],
             data_licences=d["data_licences"],
@@ -261,6 +272,8 @@ def _manifest_from_json(text: str, name: str) -> Manifest:
         raise BundleError(f"{name}: a probe with tolerance {manifest.probe.tolerance} proves nothing")
     if len(manifest.probe.logits) != len(labels):
         raise BundleError(f"{name}: the probe has {len(manifest.probe.logits)} logits for {len(labels)} labels")
+    if len(manifest.probe.embedding) != manifest.stats.centroids_kd.shape[1] or not any(manifest.probe.embedding):
+        raise BundleError(f"{name}: the probe's embedding is empty or of another size than the statistics are for")
     return manifest
 
 

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -23,9 +24,13 @@ def test_shipped_bundle_reproduces_its_known_answer_on_this_machine(shipped: Pat
 
 
 def test_a_missed_known_answer_is_refused(restamp: Callable[..., Path], shipped: Path) -> None:
-    wrong = [-v for v in read_manifest(shipped).probe.logits]
-    with pytest.raises(BundleError, match="known answer is missed"):
-        Classifier(restamp(probe={"logits": wrong, "tolerance": 0.5}))
+    probe = asdict(read_manifest(shipped).probe)
+    for change in (
+        {"logits": [v + 1.5 for v in probe["logits"]]},
+        {"embedding": [*reversed(probe["embedding"])]},
+    ):
+        with pytest.raises(BundleError, match="known answer is missed"):
+            Classifier(restamp(probe={**probe, **change}))
 
 
 def test_a_manifest_that_names_other_tensors_is_refused(restamp: Callable[..., Path]) -> None:
@@ -33,10 +38,14 @@ def test_a_manifest_that_names_other_tensors_is_refused(restamp: Callable[..., P
         Classifier(restamp(tensors={"input": "nothing", "logits": "logits", "embedding": "embedding"}))
 
 
-def test_statistics_of_another_embedding_are_refused(restamp: Callable[..., Path]) -> None:
+def test_statistics_of_another_embedding_are_refused(restamp: Callable[..., Path], shipped: Path) -> None:
     small = base64.b64encode(np.ones((6, 8), "<f2").tobytes()).decode()
+    changes = {"embedding": {"size": 8, "centroids_f16_base64": small}}
+    with pytest.raises(BundleError, match="the probe's embedding is empty or of another size"):
+        Classifier(restamp(**changes))
+    probe = {**asdict(read_manifest(shipped).probe), "embedding": [1.0] * 8}
     with pytest.raises(BundleError, match="embedding is not of the size"):
-        Classifier(restamp(embedding={"size": 8, "centroids_f16_base64": small}))
+        Classifier(restamp(**changes, probe=probe))
 
 
 def test_classify_gives_a_line_for_every_picture_readable_or_not(shipped: Path, tmp_path: Path) -> None:

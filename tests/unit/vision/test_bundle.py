@@ -55,10 +55,11 @@ def test_writer_refuses_to_stamp_a_precision_that_the_graph_has_not(shipped: Pat
         ({"labels": []}, "not distinct labels"),
         ({"labels": ["wood"]}, "labels not in taxonomy"),
         ({"policy": {}}, "incomplete or malformed"),
-        ({"probe": {"logits": [1.0], "tolerance": 1}}, "the probe has 1 logits for 6 labels"),
+        ({"probe": {"logits": [1.0], "tolerance": 1, "embedding": [1.0]}}, "the probe has 1 logits for 6 labels"),
         ({"preprocess": {"width_px": -1, "height_px": 224, "fit": "crop", "colour_order": "rgb"}}, "outside"),
-        ({"probe": {"logits": [0.0] * 6, "tolerance": 1e999}}, "proves nothing"),
+        ({"probe": {"logits": [0.0] * 6, "tolerance": 1e999, "embedding": [1.0]}}, "proves nothing"),
         ({"probe": {"logits": [0.0] * 6, "tolerance": "x"}}, "incomplete or malformed"),
+        ({"probe": {"logits": [0.0] * 6, "tolerance": 1, "embedding": [0.0] * 1280}}, "the probe's embedding is empty"),
         ({"graph_sha256": "0" * 64}, "not the one its manifest was made for"),
     ],
 )
