@@ -37,7 +37,7 @@ class Pipeline:
         board_w: what the board draws while it computes, watts.
         on_hazard: called once the lid has moved for a hazard.
         every_frame: called after each frame, and after each try for one: health, reference, reload.
-        frame, event: the last ones, for people to look at.
+        frame, event, served: the last frame, the last event and the frame it was made of, for people to look at.
     """
 
     camera: Camera
@@ -55,6 +55,7 @@ class Pipeline:
     every_frame: Callable[[], None] = lambda: None
     frame: Frame | None = None
     event: ItemEvent | None = None
+    served: Frame | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Serve until the camera ends or `stop` is set; a fault is counted and the bin goes on."""
@@ -112,7 +113,7 @@ class Pipeline:
         preprocess_ms, inference_ms = (
             sum(getattr(r, name) for r in looked) for name in ("preprocess_ms", "inference_ms")
         )
-        now = self.clock.now()
+        now, self.served = self.clock.now(), frame
         event = self.event = ItemEvent(
             wall_utc_ms=now.wall_utc_ms,
             monotonic_ms=int(now.monotonic_ms),

@@ -17,6 +17,7 @@ import numpy as np
 from edge_runtime.config import ViewConfig
 from edge_runtime.pipeline import Pipeline
 from vision.errors import ConfigError
+from vision.frames import Frame
 
 _PAGE = Path(__file__).with_name("view.html")
 
@@ -37,7 +38,13 @@ class View:
             timeout = 10  # of a connection that says nothing
 
             def do_GET(self) -> None:
-                answers = {"/": page, "/frame.jpg": frame, "/trigger.png": mask, "/state.json": state}
+                answers = {
+                    "/": page,
+                    "/frame.jpg": frame,
+                    "/item.jpg": item,
+                    "/trigger.png": mask,
+                    "/state.json": state,
+                }
                 path = self.path.partition("?")[0]
                 body, kind = answers[path]() if path in answers else (b"", "")
                 self.send_response(200 if kind else 404)
@@ -54,9 +61,10 @@ class View:
             return _PAGE.read_bytes(), "text/html; charset=utf-8"
 
         def frame() -> tuple[bytes, str]:
-            last = pipeline.frame
-            pixels = np.zeros((48, 64, 3), np.uint8) if last is None else last.pixels_hwc
-            return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes(), "image/jpeg"
+            return _jpeg(pipeline.frame), "image/jpeg"
+
+        def item() -> tuple[bytes, str]:
+            return _jpeg(pipeline.served), "image/jpeg"
 
         def mask() -> tuple[bytes, str]:
             return cv2.imencode(".png", pipeline.trigger.mask * np.uint8(255))[1].tobytes(), "image/png"
@@ -86,3 +94,8 @@ class View:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
+
+
+def _jpeg(frame: Frame | None) -> bytes:
+    pixels = np.zeros((48, 64, 3), np.uint8) if frame is None else frame.pixels_hwc
+    return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes())

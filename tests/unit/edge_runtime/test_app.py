@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -117,11 +118,32 @@ def test_the_page_shows_what_the_bin_sees(running: _Bin) -> None:
         state = json.loads(get("state.json")[1])
     assert state["event"]["label"]
     assert state["health"]["camera"] == "ok"
-    assert get("frame.jpg")[1][:2] == b"\xff\xd8"
+    assert get("frame.jpg")[1][:2] == get("item.jpg")[1][:2] == b"\xff\xd8"
     assert get("trigger.png")[1][:4] == b"\x89PNG"
     assert b"The trigger sees" in get("")[1]
     with pytest.raises(urllib.error.HTTPError, match="404"):
         get("../../etc/passwd")
+
+
+@pytest.mark.page
+def test_the_page_is_filled_in_a_browser(running: _Bin) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium on this machine")
+    assert running.process.stdout is not None
+    address = running.process.stdout.readline().removeprefix("view: ").strip()
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(address)
+        page.wait_for_function("document.getElementById('decision').textContent.includes('→')", timeout=20_000)
+        page.wait_for_function("document.getElementById('health').rows.length > 10")
+        assert page.text_content("#name") == "bin-001"
+        assert wrong == []
+        browser.close()
 
 
 def test_without_systemd_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
