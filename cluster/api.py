@@ -19,7 +19,7 @@ from cluster.config import HubConfig
 from cluster.ingest import Ingest
 from cluster.lake import Lake
 from vision.errors import BinsightError, ConfigError, WireError
-from vision.events import decode_batch, encode_receipt
+from vision.events import decode_batch, encode_receipt, encode_refusal
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -54,9 +54,10 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
     app.mount("/vendor", StaticFiles(directory=_DASHBOARD / "vendor"), name="vendor")
 
     @app.exception_handler(BinsightError)
-    async def explain(_: Request, error: BinsightError) -> JSONResponse:
-        status = 400 if isinstance(error, WireError | ConfigError) else 503
-        return JSONResponse({"error": str(error)}, status_code=status)
+    async def explain(_: Request, error: BinsightError) -> Response:
+        if isinstance(error, WireError):
+            return Response(encode_refusal(str(error)), 400, media_type="application/json")
+        return JSONResponse({"error": str(error)}, status_code=400 if isinstance(error, ConfigError) else 503)
 
     @app.post("/v1/batches")
     async def take_batch(request: Request) -> Response:
@@ -69,7 +70,8 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_BODY_BYTES:
-                raise HTTPException(413, f"more than {MAX_BODY_BYTES} bytes")
+                refusal = encode_refusal(f"more than {MAX_BODY_BYTES} bytes")
+                return Response(refusal, 413, media_type="application/json")
         batch = decode_batch(bytes(body))
         return Response(encode_receipt(await ingest.accept(batch)), media_type="application/json")
 

@@ -10,6 +10,8 @@ import asyncio
 import hmac
 import json
 import logging
+import re
+from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,13 +22,16 @@ from paho.mqtt.properties import Properties
 
 from cluster.ingest import Ingest
 from vision.errors import BinsightError, WireError
-from vision.events import decode_batch, encode_receipt
+from vision.events import decode_batch, encode_receipt, encode_refusal
 
 log = logging.getLogger(__name__)
 
 # Hubs that share a broker share the work; the bins publish to what stands after the group's name.
 BATCHES = "$share/binsight-hubs/binsight/batches"
 MAX_BODY_BYTES = 2 * 1024 * 1024
+# Batches of this hub that wait for their commit: more are not taken in, and their bins send them again.
+MAX_WAITING = 1000
+_ANSWERS = re.compile(r"binsight/answers/[0-9a-f]{1,64}")
 
 
 class MqttDoor:
@@ -41,7 +46,7 @@ class MqttDoor:
 
     def __init__(self, url: str, ingest: Ingest, token: str | None, loop: asyncio.AbstractEventLoop) -> None:
         where = urlsplit(url)
-        self._ingest, self._token, self._loop = ingest, token, loop
+        self._ingest, self._token, self._loop, self._waiting = ingest, token, loop, 0
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         if where.username:
             self._client.username_pw_set(where.username, where.password)
@@ -58,14 +63,23 @@ class MqttDoor:
         self._client.loop_stop()
 
     def _hand_over(self, message: mqtt.MQTTMessage) -> None:
-        asyncio.run_coroutine_threadsafe(self._answer(message), self._loop)
+        topic = getattr(message.properties, "ResponseTopic", "")
+        if not _ANSWERS.fullmatch(topic):  # the hub publishes nowhere else, whoever asks
+            log.warning("mqtt: a batch that names no topic under binsight/answers for the answer")
+        elif self._waiting >= MAX_WAITING:
+            log.warning("mqtt: %d batches wait; a further one is left to be sent again", self._waiting)
+        else:
+            self._waiting += 1
+            done = asyncio.run_coroutine_threadsafe(self._answer(message, topic), self._loop)
+            done.add_done_callback(self._answered)
 
-    async def _answer(self, message: mqtt.MQTTMessage) -> None:
+    def _answered(self, done: Future[None]) -> None:
+        self._waiting -= 1
+        if not done.cancelled() and (error := done.exception()):
+            log.error("mqtt: an answer failed", exc_info=error)
+
+    async def _answer(self, message: mqtt.MQTTMessage, topic: str) -> None:
         properties: Any = message.properties
-        topic = getattr(properties, "ResponseTopic", "")
-        if not topic or "+" in topic or "#" in topic:
-            log.warning("mqtt: a batch that names no topic for the answer")
-            return
         status, body = await self._take(message, properties)
         answer: Any = Properties(PacketTypes.PUBLISH)
         answer.CorrelationData = getattr(properties, "CorrelationData", b"")
@@ -77,10 +91,10 @@ class MqttDoor:
         if self._token is not None and not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
             return 401, b"this hub asks for a token"
         if len(message.payload) > MAX_BODY_BYTES:
-            return 413, f"more than {MAX_BODY_BYTES} bytes".encode()
+            return 413, encode_refusal(f"more than {MAX_BODY_BYTES} bytes")
         try:
             return 200, encode_receipt(await self._ingest.accept(decode_batch(bytes(message.payload))))
         except WireError as error:
-            return 400, json.dumps({"error": str(error)}).encode()
+            return 400, encode_refusal(str(error))
         except BinsightError as error:
             return 503, json.dumps({"error": str(error)}).encode()

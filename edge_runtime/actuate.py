@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from edge_runtime.config import ActuatorConfig
+from edge_runtime.config import ActuatorConfig, without_password
 from vision.errors import ActuatorError, ConfigError
 from vision.simulator.world import World
 
@@ -79,7 +79,7 @@ class Actuator:
         try:
             move()
         except Exception as error:  # noqa: BLE001  a person stands before the bin, whatever the driver threw
-            return f"{error or type(error).__name__}"[:200]
+            return f"{error or type(error).__name__}"[:100]  # two of them, in any script, must fit into an event
         return ""
 
 
@@ -127,7 +127,7 @@ class GpioLid:
         try:
             self._pins = {s: gpiozero.DigitalOutputDevice(pin, initial_value=False) for s, pin in config.pins.items()}
             self._alarm = None if config.alarm_pin is None else gpiozero.DigitalOutputDevice(config.alarm_pin)
-        except (gpiozero.GPIOZeroError, OSError) as error:
+        except Exception as error:  # lgpio's own errors are of no common kind
             raise ActuatorError(f"actuator.pins: {error}; is this a board with GPIO, and is the pin free?") from error
         self._hold_s = config.hold_s
 
@@ -163,8 +163,7 @@ class SerialLid:
     """
 
     def __init__(self, config: ActuatorConfig) -> None:
-        self._config, self._line = config, None
-        self._connected()
+        self._config, self._line = config, None  # opened when it is needed: a lid may be plugged in later
 
     def open(self, stream: str) -> None:
         """Tell the controller and wait for its answer."""
@@ -198,8 +197,8 @@ class SerialLid:
         try:
             line.reset_input_buffer()  # a late answer to an earlier question
             line.write(words.replace("\n", " ").encode() + b"\n")
-            answer = line.readline().decode(errors="replace").strip()
-        except OSError as error:  # a plug was pulled: the next one opens the line anew
+            answer = line.read_until(b"\n", 200).decode(errors="replace").strip()
+        except Exception as error:  # a plug was pulled, which termios tells in its own way: the next one opens it anew
             self.close()
             raise ActuatorError(f"actuator.port: {self._config.port}: {error}") from error
         if answer != "OK":
@@ -231,6 +230,7 @@ class MqttLid:
             self._client.tls_set()
         self._client.on_connect = lambda client, *_: client.subscribe(f"{config.topic}/done", qos=1)
         self._client.on_message = lambda _client, _data, message: self._take(bytes(message.payload))
+        self._client.reconnect_delay_set(1, 5)
         self._client.connect_async(where.hostname or "", where.port or (8883 if where.scheme == "mqtts" else 1883))
         self._client.loop_start()
 
@@ -250,8 +250,9 @@ class MqttLid:
     def _ask(self, what: str, words: dict[str, str]) -> None:
         number = uuid.uuid4().hex
         if not self._client.is_connected():
-            raise ActuatorError(f"actuator.url: no connection to {self._config.url}")
-        self._client.publish(f"{self._config.topic}/{what}", json.dumps({"id": number, **words}), qos=1)
+            raise ActuatorError(f"actuator.url: no connection to {without_password(self._config.url)}")
+        # Not kept by paho: a command that is late would move a flap with somebody's hand in it.
+        self._client.publish(f"{self._config.topic}/{what}", json.dumps({"id": number, **words}), qos=0)
         with self._answered:
             if not self._answered.wait_for(lambda: number in self._done, self._config.timeout_s):
                 raise ActuatorError(f"the lid's controller did not answer within {self._config.timeout_s:g} s")
@@ -262,7 +263,7 @@ class MqttLid:
         try:
             answer = json.loads(payload)
             number, good = str(answer["id"]), answer["ok"] is True
-        except (ValueError, KeyError, TypeError):
+        except Exception:  # noqa: BLE001  whatever stands there, paho's thread must live
             return  # not for us: the one that waits will say that nothing came
         with self._answered:
             self._done = {number: good}  # only one is ever waited for

@@ -165,11 +165,14 @@ class _Keeper:
         self._started_s = time.monotonic()
         self._health_due_s = self._reference_due_s = self._watchdog_due_s = 0.0
         self.uplink = self._new_uplink(config)
+        if self.uplink:
+            self.uplink.start()
 
     def keep(self) -> None:
         """Do what is due."""
         now_s = time.monotonic()
-        if now_s >= self._watchdog_due_s:
+        # A driver that never comes back from a read cannot be helped from here: systemd starts the process anew.
+        if now_s >= self._watchdog_due_s and not getattr(self._pipeline.camera, "hung", False):
             self._watchdog_due_s = now_s + _WATCHDOG_EVERY_S
             board.notify(
                 f"WATCHDOG=1\nSTATUS=camera {self._pipeline.health.camera}, {self._pipeline.health.items} items"
@@ -194,10 +197,14 @@ class _Keeper:
     def write_health(self) -> None:
         """Read every gauge and replace the health file."""
         health, outbox, uptime_s = self._pipeline.health, self._pipeline.outbox, time.monotonic() - self._started_s
-        full_share, health.outbox_depth = outbox.full_share(), outbox.depth()
-        health.outbox_full_pct = round(100 * full_share, 2)
-        health.outbox_days_left = days_left(full_share, health.outbox_depth, health.items, uptime_s)
-        health.dropped, health.quarantined = outbox.dropped(), outbox.quarantined()
+        try:
+            full_share, health.outbox_depth = outbox.full_share(), outbox.depth()
+            health.outbox_full_pct = round(100 * full_share, 2)
+            health.outbox_days_left = days_left(full_share, health.outbox_depth, health.items, uptime_s)
+            health.dropped, health.quarantined = outbox.dropped(), outbox.quarantined()
+        except StorageError as error:  # all else must still be told
+            health.storage = str(error)
+        health.uplink, health.alarm = "off", ""
         if self.uplink:
             health.uplink, health.alarm = self.uplink.last_error or "ok", self.uplink.alarm
         health.clock_synced, health.uptime_s = self._pipeline.clock.now().clock_synced, int(uptime_s)
@@ -213,9 +220,7 @@ class _Keeper:
         if not config.uplink.url:
             return None
         pipeline = self._pipeline
-        uplink = Uplink(pipeline.outbox, open_transport(config.uplink), config.uplink, pipeline.clock)
-        uplink.start()
-        return uplink
+        return Uplink(pipeline.outbox, open_transport(config.uplink), config.uplink, pipeline.clock)
 
     def _take_new_settings(self) -> None:
         """Put new settings in place of the old ones, all or none: what does not hold leaves the bin as it was."""
@@ -231,6 +236,7 @@ class _Keeper:
                 raise ConfigError("rules: the new book has other streams than the lid; restart the bin")
             same = (new.bundle, new.threads) == (old.bundle, old.threads)
             classifier = pipeline.classifier if same else Classifier(new.bundle, new.threads)
+            uplink = self.uplink if new.uplink == old.uplink else self._new_uplink(new)
         except (BinsightError, OSError) as error:
             pipeline.health.settings = f"the old ones hold: {error}"
             log.error("settings: %s", pipeline.health.settings)
@@ -239,10 +245,12 @@ class _Keeper:
         pipeline.actuator.fallback = rules.fallback
         pipeline.looks, pipeline.board_w = new.looks, new.board_w
         pipeline.health.model, pipeline.health.settings = classifier.manifest.model_id, "ok"
-        if new.uplink != old.uplink:
+        if uplink is not self.uplink:
             if self.uplink:
-                self.uplink.stop()
-            self.uplink = self._new_uplink(new)
+                self.uplink.stop(wait=False)  # what both send in between the hub takes once
+            if uplink:
+                uplink.start()
+            self.uplink = uplink
         self._config = new
         log.warning("settings: new ones hold now")
 

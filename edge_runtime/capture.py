@@ -6,6 +6,7 @@ it is there, and meanwhile the bin says so.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 
 from edge_runtime.clock import Clock
-from edge_runtime.config import CameraConfig
+from edge_runtime.config import CameraConfig, without_password
 from vision.datasets import Dataset, Sample, image_paths, open_dataset
 from vision.errors import CameraError, DatasetError
 from vision.frames import Camera, Frame
@@ -27,6 +28,7 @@ from vision.taxonomy import MATERIALS_1
 
 _REOPEN_S = 0.5
 _NETWORK_MS = 3000
+_HUNG_S = 120.0
 
 
 class VideoFile:
@@ -82,10 +84,11 @@ class LiveCamera:
     """
 
     def __init__(self, open_device: Callable[[], Device], source: str, stale_after_s: float, clock: Clock) -> None:
-        self._open_device, self._clock, self._source = open_device, clock, source
+        self._open_device, self._clock, self._source = open_device, clock, without_password(source)
         self._stale_after_s = stale_after_s
         self._newest: Frame | None = None
         self._why = ""
+        self._reading_since_s = math.inf
         self._arrived, self._closed, self._anew = threading.Condition(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._pump, name="capture", daemon=True)
         self._thread.start()
@@ -105,6 +108,12 @@ class LiveCamera:
             frame, self._newest = self._newest, None
         return frame
 
+    @property
+    def hung(self) -> bool:
+        """Whether the driver has not come back from a read for minutes, or the thread that reads has ended."""
+        stuck = time.monotonic() - self._reading_since_s > _HUNG_S
+        return stuck or not (self._thread.is_alive() or self._closed.is_set())
+
     def restart(self) -> None:
         """Open the device anew."""
         self._anew.set()
@@ -122,17 +131,19 @@ class LiveCamera:
         while not self._closed.is_set():
             try:
                 device = self._open_device()
-            except (CameraError, cv2.error, OSError) as error:
-                self._why = str(error)
+            except Exception as error:  # noqa: BLE001  whatever a driver throws, it is tried again
+                self._why = str(error) or repr(error)
                 self._closed.wait(_REOPEN_S)
                 continue
             self._why = ""
             self._anew.clear()
             while not (self._closed.is_set() or self._anew.is_set()):
+                self._reading_since_s = time.monotonic()
                 try:
                     good, pixels = device.read()
-                except (cv2.error, OSError, RuntimeError):
-                    good, pixels = False, None
+                except Exception as error:  # noqa: BLE001  the same
+                    good, pixels, self._why = False, None, str(error) or repr(error)
+                self._reading_since_s = math.inf
                 if not good:
                     break
                 sequence += 1
@@ -140,7 +151,10 @@ class LiveCamera:
                 with self._arrived:
                     self._newest = frame
                     self._arrived.notify()
-            device.release()
+            try:
+                device.release()
+            except Exception as error:  # noqa: BLE001  the same
+                self._why = str(error) or repr(error)
             self._closed.wait(_REOPEN_S)
 
 
@@ -158,18 +172,22 @@ class PiCamera:
         try:
             from picamera2 import Picamera2  # noqa: PLC0415
 
-            self._camera = Picamera2()
-            # picamera2 names formats the other way round: its RGB888 is OpenCV's BGR in memory.
-            self._camera.configure(
-                self._camera.create_video_configuration(main={"size": size_px, "format": "RGB888"}, buffer_count=2)
-            )
-            self._camera.start()
+            self._camera = camera = Picamera2()
         except ImportError as error:
             raise CameraError(
                 "camera picamera: picamera2 is not installed: apt install python3-picamera2, and make the virtual "
                 "environment with --system-site-packages"
             ) from error
         except (RuntimeError, IndexError, OSError) as error:
+            raise CameraError(f"camera picamera: {error}; check the ribbon cable and 'rpicam-hello'") from error
+        try:
+            # picamera2 names formats the other way round: its RGB888 is OpenCV's BGR in memory.
+            camera.configure(
+                camera.create_video_configuration(main={"size": size_px, "format": "RGB888"}, buffer_count=2)
+            )
+            camera.start()
+        except Exception as error:
+            camera.close()  # or the next try finds it busy
             raise CameraError(f"camera picamera: {error}; check the ribbon cable and 'rpicam-hello'") from error
 
     def read(self) -> tuple[bool, Any]:
@@ -301,7 +319,10 @@ def _open(source: str, width_px: int | None, height_px: int | None) -> cv2.Video
     else:
         video = cv2.VideoCapture(source)
     if not video.isOpened():
-        raise CameraError(f"camera {source}: cannot be opened; check that it exists, is free, and that you may read it")
+        raise CameraError(
+            f"camera {without_password(source)}: cannot be opened; "
+            "check that it exists, is free, and that you may read it"
+        )
     if width_px and height_px and source.isdigit():
         video.set(cv2.CAP_PROP_FRAME_WIDTH, width_px)
         video.set(cv2.CAP_PROP_FRAME_HEIGHT, height_px)

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge_runtime import board
@@ -19,12 +19,14 @@ from edge_runtime.actuate import open_lid
 from edge_runtime.capture import open_camera
 from edge_runtime.classify import Classifier
 from edge_runtime.clock import SystemClock
-from edge_runtime.config import EdgeConfig
+from edge_runtime.config import EdgeConfig, without_password
 from edge_runtime.eyesight import Eyesight
+from edge_runtime.health import Health
 from edge_runtime.rules import load_rules
 from edge_runtime.uplink import open_transport
 from vision.bundle import probe_frame
 from vision.errors import BinsightError, CameraError, StorageError
+from vision.events import is_refusal
 
 # Looked at the camera for so long: a frozen or covered one shows within it.
 CAMERA_S = 4.0
@@ -53,8 +55,10 @@ def check(config: EdgeConfig) -> Iterator[Finding]:
     for what, look in looks.items():
         try:
             yield look(config)
-        except (BinsightError, OSError, ImportError) as error:
+        except BinsightError as error:
             yield Finding(what, "bad", str(error))
+        except Exception as error:  # noqa: BLE001  the lines after it must be told too
+            yield Finding(what, "bad", f"{type(error).__name__}: {error}")
 
 
 def _rules(config: EdgeConfig) -> Finding:
@@ -107,11 +111,13 @@ def _camera(config: EdgeConfig) -> Finding:
 
 
 def _lid(config: EdgeConfig) -> Finding:
+    if _age_s(config) < 60:
+        return Finding("lid", "ok", "in the hands of the running bin; see there")
     lid = open_lid(config.actuator, tuple(load_rules(config.rules).streams), None)
     lid.close()
     if config.actuator.kind == "simulated":
         return Finding("lid", "warn", "simulated: nothing will move; set actuator.kind")
-    return Finding("lid", "ok", f"{config.actuator.kind}: reached; it was not moved")
+    return Finding("lid", "ok", f"{config.actuator.kind}: its settings hold; it was not moved")
 
 
 def _disk(config: EdgeConfig) -> Finding:
@@ -130,7 +136,8 @@ def _disk(config: EdgeConfig) -> Finding:
             f"state: {folder} cannot be written ({error.strerror}); free some room or name another"
         ) from error
     words = f"{folder}: {free // 10**6} MB free, a synced write takes {slowest:.0f} ms at most"
-    wanted = config.outbox.max_bytes + _LITTLE_ROOM_BYTES
+    outbox = config.state / "outbox.sqlite"
+    wanted = config.outbox.max_bytes - (outbox.stat().st_size if outbox.exists() else 0) + _LITTLE_ROOM_BYTES
     if free < wanted:
         return Finding(
             "disk", "bad", f"{words}; the outbox may grow to {config.outbox.max_bytes // 10**6} MB: free some room"
@@ -139,14 +146,18 @@ def _disk(config: EdgeConfig) -> Finding:
 
 
 def _running(config: EdgeConfig) -> Finding:
-    path = config.state / "health.json"
+    path, age_s = config.state / "health.json", _age_s(config)
     if not path.is_file():
         return Finding("running bin", "warn", f"no health in {config.state} yet: the bin has not run there")
-    health, age_s = json.loads(path.read_text()), time.time() - path.stat().st_mtime
-    told = [f"{key}: {health[key]}" for key in ("camera", "lid", "settings") if health.get(key, "ok") != "ok"]
-    told += [health[key] for key in ("alarm", "storage") if health.get(key)]
+    try:
+        health = {**asdict(Health("")), **json.loads(path.read_text())}
+    except ValueError:
+        return Finding("running bin", "bad", f"{path} was cut short; it is written again within seconds of a start")
+    told = [f"{key}: {health[key]}" for key in ("camera", "lid", "settings") if health[key] != "ok"]
+    told += [f"uplink: {health['uplink']}"] if health["uplink"] not in ("ok", "off") else []
+    told += [f"{key}: {health[key]}" for key in ("hazard", "alarm", "storage") if health[key]]
     words = (
-        f"{health['items']} items, {health['outbox_depth']} events wait ({health.get('outbox_full_pct', 0)} % full), "
+        f"{health['items']} items, {health['outbox_depth']} events wait ({health['outbox_full_pct']} % full), "
         f"{health['dropped']} dropped, {health['faults']} faults"
     )
     if age_s > 60:
@@ -155,6 +166,11 @@ def _running(config: EdgeConfig) -> Finding:
         )
     worse = told or health["dropped"] or health["unrecorded"] or health["quarantined"]
     return Finding("running bin", "warn" if worse else "ok", "; ".join([*told, words]))
+
+
+def _age_s(config: EdgeConfig) -> float:
+    path = config.state / "health.json"
+    return time.time() - path.stat().st_mtime if path.is_file() else float("inf")
 
 
 def _clock(_: EdgeConfig) -> Finding:
@@ -178,10 +194,16 @@ def _hub(config: EdgeConfig) -> Finding:
     finally:
         transport.close()
     if answer.status in (401, 403):
-        return Finding("hub and key", "bad", f"{config.uplink.url} refuses uplink.token ({answer.status})")
-    if answer.status != 400:
-        return Finding("hub and key", "bad", f"{config.uplink.url} answers {answer.status}: is that a binsight hub?")
-    return Finding("hub and key", "ok", f"{config.uplink.url} takes the key, {ms:.0f} ms away")
+        return Finding(
+            "hub and key", "bad", f"{without_password(config.uplink.url)} refuses uplink.token ({answer.status})"
+        )
+    if answer.status != 400 or not is_refusal(answer.body):
+        return Finding(
+            "hub and key",
+            "bad",
+            f"{without_password(config.uplink.url)} answers {answer.status}: is that a binsight hub?",
+        )
+    return Finding("hub and key", "ok", f"{without_password(config.uplink.url)} takes the key, {ms:.0f} ms away")
 
 
 def _temperature(_: EdgeConfig) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,11 @@ from pydantic import Field
 from configs import CONFIG_FOLDER, StrictModel
 
 DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default.onnx"
+
+
+def without_password(url: str | None) -> str:
+    """Return an address as it may be shown: what is shown ends in logs, events and on pages."""
+    return re.sub(r"//[^/@\s]*@", "//", url or "")
 
 
 class CameraConfig(StrictModel):

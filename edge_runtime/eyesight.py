@@ -65,7 +65,8 @@ class Eyesight:
             empty: the trigger sees the empty chute: only then is sharpness compared, for items differ in it.
         """
         brightness, sharpness = measure(frame.pixels_hwc)
-        frozen = self._is_frozen(frame)
+        # A lamp that is off gives equal black pictures all night: that is no frozen camera.
+        frozen = self._is_frozen(frame) and BLACK <= brightness <= WHITE
         fault, blind = "", True
         if brightness < BLACK:
             fault = "black picture: check lamp, lens cap and exposure"

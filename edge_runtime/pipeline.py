@@ -18,7 +18,7 @@ from edge_runtime.outbox import Outbox
 from edge_runtime.rules import RuleBook
 from edge_runtime.trigger import State, Trigger
 from vision.decision import Decision, Prediction, combine, decide
-from vision.errors import BinsightError, CameraError, StorageError
+from vision.errors import CameraError, StorageError
 from vision.events import ItemEvent
 from vision.frames import Camera, Frame
 
@@ -71,7 +71,7 @@ class Pipeline:
                 stop.wait(_RETRY_S)
             try:
                 self.every_frame()
-            except (BinsightError, OSError):
+            except Exception:  # noqa: BLE001  the same
                 self._count_fault("housekeeping")
 
     def step(self) -> bool:
@@ -173,7 +173,9 @@ class Pipeline:
     def _raise_alarm(self, decision: Decision) -> None:
         self.health.hazards, self.health.hazard = self.health.hazards + 1, decision.reason
         failed = self.actuator.alarm(decision.reason)
-        log.warning("hazard: %s%s", decision.reason, f"; the alarm could not be given: {failed}" if failed else "")
+        if failed:
+            self.health.lid = f"the alarm could not be given: {failed}"
+        log.warning("hazard: %s; %s", decision.reason, self.health.lid)
 
     def _say_camera(self, words: str) -> None:
         if words != self.health.camera and {words, self.health.camera} != {"ok", "starting"}:

@@ -2,7 +2,7 @@
 
 What an answer means:
     2xx with a receipt of this outbox    the events up to its number are forgotten
-    400, 413, 422                        the hub judged the content: halve the batch; a single event is quarantined
+    400, 413, 422 with a refusal         the hub judged the content: halve the batch; a single event is quarantined
     401, 403                             keep everything, raise the alarm: a refused key is no delivered batch
     anything else, no answer, garbage    back off with jitter, try again
 
@@ -24,10 +24,10 @@ from urllib.parse import urlsplit
 import httpx2
 
 from edge_runtime.clock import Clock
-from edge_runtime.config import UplinkConfig
+from edge_runtime.config import UplinkConfig, without_password
 from edge_runtime.outbox import Outbox
-from vision.errors import UplinkError, WireError
-from vision.events import decode_receipt, encode_batch
+from vision.errors import ConfigError, UplinkError, WireError
+from vision.events import decode_receipt, encode_batch, is_refusal
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ MQTT_BATCHES, MQTT_ANSWERS = "binsight/batches", "binsight/answers"
 _MAX_ANSWER_BYTES = 64 * 1024
 _CONTENT_REFUSED = (400, 413, 422)
 _BACKOFF_FIRST_S = 0.5
+# So many events refused in a row are not damaged events.
+_SUSPICIOUS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +142,18 @@ class MqttTransport:
     def post(self, body: bytes) -> Answer:
         """Send one encoded batch and wait for the hub's answer to it."""
         if not self._subscribed.wait(self._config.timeout_s):
-            raise UplinkError(f"{self._config.url}: no connection to the broker")
+            raise UplinkError(f"{without_password(self._config.url)}: no connection to the broker")
         number = uuid.uuid4().bytes
         with self._arrived:
             self._waiting = (number, None)
-        self._client.publish(MQTT_BATCHES, body, qos=1, properties=self._properties(number))
+        # Not kept and sent again by paho, perhaps weeks later with an old time in it: the outbox does that.
+        self._client.publish(MQTT_BATCHES, body, qos=0, properties=self._properties(number))
         with self._arrived:
             self._arrived.wait_for(lambda: self._waiting[1] is not None, self._config.timeout_s)
             answer = self._waiting[1]
         if answer is None:
-            raise UplinkError(f"{self._config.url}: no answer from the hub within {self._config.timeout_s:g} s")
+            where = without_password(self._config.url)
+            raise UplinkError(f"{where}: no answer from the hub within {self._config.timeout_s:g} s")
         return answer
 
     def close(self) -> None:
@@ -162,14 +166,23 @@ class MqttTransport:
             if getattr(message.properties, "CorrelationData", b"") != self._waiting[0]:
                 return  # a late answer to an earlier batch
             stated = dict(getattr(message.properties, "UserProperty", [])).get("status", "")
-            status = int(stated) if stated.isdigit() else 0  # 0 is no status: it backs off
+            status = int(stated) if stated.isascii() and stated.isdigit() else 0  # 0 is no status: it backs off
             self._waiting = (self._waiting[0], Answer(status, bytes(message.payload)))
             self._arrived.notify()
 
 
 def open_transport(config: UplinkConfig) -> Transport:
-    """Return the way that the URL's scheme names."""
-    return (MqttTransport if str(config.url).startswith("mqtt") else HttpTransport)(config)
+    """Return the way that the URL's scheme names.
+
+    Raises:
+        ConfigError: it cannot be gone: no paho-mqtt, no such file of certificates, no such port.
+    """
+    try:
+        return (MqttTransport if str(config.url).startswith("mqtt") else HttpTransport)(config)
+    except ImportError as error:
+        raise ConfigError("uplink.url: MQTT needs another package: pip install 'binsight[mqtt]'") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"uplink: {without_password(config.url)}, ca {config.ca}: {error}") from error
 
 
 class Uplink:
@@ -188,7 +201,7 @@ class Uplink:
 
     def __init__(self, outbox: Outbox, transport: Transport, config: UplinkConfig, clock: Clock) -> None:
         self._outbox, self._transport, self._config, self._clock = outbox, transport, config, clock
-        self._limit, self._failures = config.batch_events, 0
+        self._limit, self._failures, self._quarantined = config.batch_events, 0, 0
         self._urgent = threading.Event()
         self._stop, self._thread = threading.Event(), threading.Thread(target=self._run, name="uplink", daemon=True)
         self.alarm = self.last_error = ""
@@ -205,6 +218,9 @@ class Uplink:
         except UplinkError as error:
             return self._back_off(str(error))
         if answer.status in _CONTENT_REFUSED:
+            if not is_refusal(answer.body):  # a proxy, a portal, a web server: it knows nothing of the events
+                self.alarm = f"what answers ({answer.status}) is no binsight hub; check uplink.url"
+                return self._back_off(self.alarm)
             return self._refused([seq for seq, _ in batch.events], answer)
         if answer.status in (401, 403):
             self.alarm = f"the hub refuses this bin's token ({answer.status})"
@@ -218,7 +234,7 @@ class Uplink:
         except WireError as error:
             return self._back_off(str(error))
         self._outbox.ack(min(receipt.acked_seq, batch.events[-1][0]))
-        self._failures, self.alarm, self.last_error = 0, "", ""
+        self._failures, self._quarantined, self.alarm, self.last_error = 0, 0, "", ""
         self._limit = min(self._limit * 2, self._config.batch_events)
         return 0.0
 
@@ -230,12 +246,12 @@ class Uplink:
         """Try now: something that cannot wait is in the outbox."""
         self._urgent.set()
 
-    def stop(self) -> None:
-        """Stop after the attempt in hand."""
+    def stop(self, wait: bool = True) -> None:
+        """Stop after the attempt in hand; its own thread hangs up."""
         self._stop.set()
         self._urgent.set()
-        self._thread.join(timeout=self._config.timeout_s + 1)
-        self._transport.close()
+        if wait:
+            self._thread.join(timeout=self._config.timeout_s + 1)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -247,6 +263,7 @@ class Uplink:
                 pause_s = self._back_off(self.alarm)
             self._urgent.wait(pause_s)
             self._urgent.clear()
+        self._transport.close()
 
     def _refused(self, numbers: list[int], answer: Answer) -> float:
         reason = f"{answer.status}: {answer.body[:200].decode(errors='replace')}"
@@ -256,7 +273,11 @@ class Uplink:
             return 0.0
         log.error("uplink: event %d is quarantined: %s", numbers[0], reason)
         self._outbox.quarantine(numbers[0], reason)
-        return 0.0
+        self._quarantined += 1
+        if self._quarantined < _SUSPICIOUS:
+            return 0.0
+        self.alarm = f"the hub refuses every event ({reason})"  # a person must look: bin or hub is of another version
+        return self._back_off(self.alarm)
 
     def _back_off(self, reason: str) -> float:
         if reason != self.last_error:

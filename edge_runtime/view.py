@@ -5,6 +5,7 @@ Read only, and drawn only while somebody looks. It has no password: see ViewConf
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import threading
 from dataclasses import asdict
@@ -38,6 +39,12 @@ class View:
             timeout = 10  # of a connection that says nothing
 
             def do_GET(self) -> None:
+                host = self.headers.get("Host", "").rpartition(":")[0].strip("[]")
+                if host not in ("localhost", config.host) and not _is_address(host):
+                    self.send_error(
+                        403, "ask by address"
+                    )  # a page elsewhere must not read this one by a name of its own
+                    return
                 answers = {
                     "/": page,
                     "/frame.jpg": frame,
@@ -94,6 +101,14 @@ class View:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _jpeg(frame: Frame | None) -> bytes:

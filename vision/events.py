@@ -18,6 +18,7 @@ from vision.errors import WireError
 
 BATCH_SCHEMA = "binsight.batch/1"
 RECEIPT_SCHEMA = "binsight.receipt/1"
+REFUSAL_SCHEMA = "binsight.refusal/1"
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 MAX_BATCH_EVENTS = 10_000
 MAX_TEXT_BYTES = 1000
@@ -227,8 +228,22 @@ def decode_receipt(body: bytes) -> Receipt:
         if document["schema"] != RECEIPT_SCHEMA or type(document["acked_seq"]) is not int:
             raise WireError("not a binsight receipt")
         return Receipt(str(document["outbox_id"]), document["acked_seq"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WireError(f"the answer is not a binsight receipt: {body[:80]!r}") from error
+
+
+def encode_refusal(reason: str) -> bytes:
+    """Return what a hub answers to content that it will never take."""
+    return json.dumps({"schema": REFUSAL_SCHEMA, "error": reason}).encode()
+
+
+def is_refusal(body: bytes) -> bool:
+    """Return whether a hub of ours has judged the content; a proxy's error page is no judgement."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("schema") == REFUSAL_SCHEMA
 
 
 def _inflate_json(body: bytes) -> Any:

@@ -1,15 +1,17 @@
 """Whatever a lid does, a person is served, and a fault opens to residual."""
 
+import contextlib
 import json
 import os
 import threading
 import tty
+from pathlib import Path
 
 import pytest
 
 from edge_runtime.actuate import Actuator, SerialLid, SimulatedLid, open_lid
 from edge_runtime.config import ActuatorConfig
-from vision.errors import ActuatorError, ConfigError
+from vision.errors import ConfigError
 
 
 class _Recorded:
@@ -93,14 +95,18 @@ class _Controller:
         self._answers = list(answers)
         threading.Thread(target=self._serve, daemon=True).start()
 
+    def pull(self) -> None:
+        os.close(self._master)
+
     def _serve(self) -> None:
         line = b""
-        while True:
-            line += os.read(self._master, 100)
-            if line.endswith(b"\n"):
-                self.heard.append(line.decode().strip())
-                line = b""
-                os.write(self._master, self._answers.pop(0) if self._answers else b"")
+        with contextlib.suppress(OSError):  # it was pulled out
+            while True:
+                line += os.read(self._master, 100)
+                if line.endswith(b"\n"):
+                    self.heard.append(line.decode().strip())
+                    line = b""
+                    os.write(self._master, self._answers.pop(0) if self._answers else b"")
 
 
 def test_a_controller_on_a_serial_line_is_asked_and_believed_only_when_it_says_ok() -> None:
@@ -115,10 +121,19 @@ def test_a_controller_on_a_serial_line_is_asked_and_believed_only_when_it_says_o
     assert controller.heard[:4] == ["OPEN glass", "OPEN paper", "OPEN residual", "ALARM a battery at 0.9"]
 
 
-def test_a_serial_line_that_is_not_there_is_named() -> None:
+def test_a_serial_line_may_be_plugged_in_later_and_pulled_out(tmp_path: Path) -> None:
     pytest.importorskip("serial")
-    with pytest.raises(ActuatorError, match=r"actuator\.port: .*ttyNONE"):
-        SerialLid(ActuatorConfig(kind="serial", port="/dev/ttyNONE"))
+    port = tmp_path / "tty"
+    actuator = Actuator(SerialLid(ActuatorConfig(kind="serial", port=str(port), timeout_s=0.5)), "residual")
+    assert "could not open port" in actuator.execute("glass")
+    first = _Controller(b"OK\n")
+    port.symlink_to(first.port)
+    assert actuator.execute("glass") == "moved"
+    first.pull()
+    assert actuator.execute("glass").startswith("fault: ")
+    port.unlink()
+    port.symlink_to(_Controller(b"OK\n").port)
+    assert actuator.execute("glass") == "moved"
 
 
 def test_a_controller_behind_mqtt_must_answer_itself(broker: str) -> None:

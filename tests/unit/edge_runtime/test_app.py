@@ -123,6 +123,9 @@ def test_the_page_shows_what_the_bin_sees(running: _Bin) -> None:
     assert b"The trigger sees" in get("")[1]
     with pytest.raises(urllib.error.HTTPError, match="404"):
         get("../../etc/passwd")
+    stolen = urllib.request.Request(f"{address}/frame.jpg", headers={"Host": "evil.example:80"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(stolen, timeout=5)
 
 
 @pytest.mark.page

@@ -154,6 +154,20 @@ def test_a_bin_whose_outbox_is_damaged_sets_it_aside_and_goes_on(tmp_path: Path,
         assert (again.depth(), words) == (1, "")
 
 
+def test_damage_inside_the_file_is_found_at_the_start(tmp_path: Path, make_event: Make) -> None:
+    path = tmp_path / "o.sqlite"
+    with Outbox(path, "b") as outbox:
+        for _ in range(200):
+            outbox.append(make_event())
+    content = bytearray(path.read_bytes())
+    content[4096 * 2 : 4096 * 6] = b"\xa5" * (4096 * 4)
+    path.write_bytes(content)
+    outbox, words = open_outbox(path, "b", 2**20)
+    with outbox:
+        assert (outbox.append(make_event()), outbox.depth()) == (1, 1)
+    assert "set aside" in words
+
+
 def test_a_damaged_event_is_quarantined_and_holds_nothing_up(tmp_path: Path, make_event: Make) -> None:
     with Outbox(tmp_path / "o.sqlite", "b") as outbox:
         for _ in range(3):

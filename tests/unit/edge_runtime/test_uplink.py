@@ -13,7 +13,7 @@ from edge_runtime.config import UplinkConfig
 from edge_runtime.outbox import Outbox
 from edge_runtime.uplink import Answer, HttpTransport, Uplink
 from vision.errors import UplinkError
-from vision.events import ItemEvent, Receipt, decode_batch, encode_receipt
+from vision.events import ItemEvent, Receipt, decode_batch, encode_receipt, encode_refusal
 
 Make = Callable[..., ItemEvent]
 
@@ -41,9 +41,9 @@ class HubDouble:
         batch = decode_batch(body)
         numbers = [seq for seq, _ in batch.events]
         if len(numbers) > self.largest:
-            return Answer(413, b"too large")
+            return Answer(413, encode_refusal("too large"))
         if self.poison & set(numbers):
-            return Answer(422, b"a field I cannot take")
+            return Answer(422, encode_refusal("a field I cannot take"))
         self.taken += [n for n in numbers if n > max(self.taken, default=0)]
         return Answer(200, encode_receipt(Receipt(batch.outbox_id, numbers[-1])))
 
@@ -148,6 +148,24 @@ def test_one_poisoned_event_is_quarantined_and_all_others_arrive(outbox: Outbox)
     _run(outbox, hub, 30)
     assert hub.taken == [n for n in range(1, 21) if n != 7]
     assert (outbox.depth(), outbox.quarantined()) == (0, 1)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_what_a_web_server_that_is_no_hub_refuses_is_kept_and_told(outbox: Outbox, status: int) -> None:
+    hub = HubDouble()
+    hub.answer = Answer(status, b"<html>The plain HTTP request was sent to HTTPS port</html>")
+    uplink, _ = _run(outbox, hub, 30)
+    assert (outbox.depth(), outbox.quarantined()) == (20, 0)
+    assert "no binsight hub" in uplink.alarm
+
+
+def test_a_hub_that_refuses_everything_is_asked_ever_less_and_told(outbox: Outbox) -> None:
+    hub = HubDouble()
+    hub.poison = set(range(1, 100))
+    uplink, pauses = _run(outbox, hub, 12)
+    assert "the hub refuses every event" in uplink.alarm
+    assert pauses[-1] > 1
+    assert outbox.depth() > 10
 
 
 def test_too_large_batches_are_halved_until_they_fit(outbox: Outbox) -> None:
