@@ -1,8 +1,8 @@
 """Whatever a lid does, a person is served, and a fault opens to residual."""
 
-import contextlib
 import json
 import os
+import select
 import threading
 import tty
 from pathlib import Path
@@ -93,20 +93,24 @@ class _Controller:
         tty.setraw(slave)
         self.port, self.heard = os.ttyname(slave), list[str]()
         self._answers = list(answers)
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._over, self._thread = threading.Event(), threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def pull(self) -> None:
+        self._over.set()
+        self._thread.join()
         os.close(self._master)
 
     def _serve(self) -> None:
         line = b""
-        with contextlib.suppress(OSError):  # it was pulled out
-            while True:
-                line += os.read(self._master, 100)
-                if line.endswith(b"\n"):
-                    self.heard.append(line.decode().strip())
-                    line = b""
-                    os.write(self._master, self._answers.pop(0) if self._answers else b"")
+        while not self._over.is_set():
+            if not select.select([self._master], [], [], 0.02)[0]:
+                continue
+            line += os.read(self._master, 100)
+            if line.endswith(b"\n"):
+                self.heard.append(line.decode().strip())
+                line = b""
+                os.write(self._master, self._answers.pop(0) if self._answers else b"")
 
 
 def test_a_controller_on_a_serial_line_is_asked_and_believed_only_when_it_says_ok() -> None:
