@@ -23,7 +23,7 @@ from edge_runtime.outbox import Outbox
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
 from edge_runtime.trigger import Trigger
-from vision.decision import decide
+from vision.decision import Prediction, decide
 from vision.errors import CameraError, DatasetError, StorageError
 from vision.events import ItemEvent, decode_batch, encode_batch
 from vision.frames import Camera, Frame, Pixels
@@ -76,13 +76,14 @@ class _Parts:
         self.world = World(SimulatedItems(1), 4, (160, 120), 1, tmp_path / "truth.jsonl")
         self.rules, self.health, self.clock = load_rules(EdgeConfig().rules), Health("b"), SystemClock()
         self.classifier, self.outbox = Classifier(shipped), Outbox(tmp_path / "o.sqlite", "b")
+        self.lid = SimulatedLid(tuple(self.rules.streams), self.world)
         self.pipeline = Pipeline(
             camera(self.world) if camera else WorldCamera(self.world, 0, self.clock),
             Eyesight(5.0),
             Trigger(TriggerConfig()),
             self.classifier,
             self.rules,
-            Actuator(SimulatedLid(tuple(self.rules.streams), self.world), self.rules.fallback),
+            Actuator(self.lid, self.rules.fallback),
             self.outbox,
             self.clock,
             self.health,
@@ -229,3 +230,61 @@ def test_a_camera_that_fails_and_recovers_costs_no_item(
 def test_cameras_that_are_not_there_say_what_to_check(tmp_path: Path, change: dict[str, str], complaint: str) -> None:
     with pytest.raises(CameraError, match=complaint):
         open_camera(CameraConfig.model_validate(change), tmp_path, SystemClock())
+
+
+def _says(parts: _Parts, monkeypatch: pytest.MonkeyPatch, *answers: tuple[str, float]) -> None:
+    """Have the classifier answer so, one answer a look, the last one for ever."""
+    left, policy = list(answers), parts.classifier.manifest.policy
+    labels = ("glass", "paper", "hazardous")
+
+    def classify(pixels: Pixels) -> Classified:
+        label, confidence = left.pop(0) if len(left) > 1 else left[0]
+        rest = (1 - confidence) / (len(labels) - 1)
+        probabilities = {name: confidence if name == label else rest for name in labels}
+        prediction = Prediction(label, confidence, "paper", confidence - rest, 0.0, probabilities)
+        return Classified(prediction, decide(prediction, policy, MATERIALS_1), 1.0, 2.0)
+
+    monkeypatch.setattr(parts.classifier, "classify", classify)
+
+
+def _events(parts: _Parts) -> list[ItemEvent]:
+    batch = parts.outbox.peek(10)
+    return [event for _, event in batch.events] if batch else []
+
+
+def test_an_item_that_is_not_clear_is_looked_at_again_and_the_looks_are_averaged(
+    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = _Parts(tmp_path, shipped)
+    parts.pipeline.board_w = 5.0
+    _says(parts, monkeypatch, ("paper", 0.4), ("glass", 0.5), ("glass", 0.99))
+    parts.pipeline.run(threading.Event())
+    first, *others = _events(parts)
+    assert (first.label, first.looks, first.inference_ms) == ("glass", 3, 6.0)
+    assert first.confidence == pytest.approx((0.3 + 0.5 + 0.99) / 3, abs=1e-4)
+    assert first.energy_mj == pytest.approx(5.0 * 9.0)
+    assert [event.looks for event in others] == [1, 1, 1]  # clear at the first look: nobody waits
+
+
+def test_a_hazard_in_any_look_opens_its_stream_gives_the_alarm_and_hurries(
+    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, hurried = _Parts(tmp_path, shipped), []
+    parts.pipeline.on_hazard = lambda: hurried.append(parts.outbox.depth())
+    _says(parts, monkeypatch, ("paper", 0.4), ("hazardous", 0.6), ("glass", 0.99))
+    parts.pipeline.run(threading.Event())
+    first = _events(parts)[0]
+    assert (first.decision, first.stream, first.looks) == ("hazard", parts.rules.hazard, 2)
+    assert parts.health.hazards == 1
+    assert parts.health.hazard == first.reason == "hazardous at 0.60"
+    assert parts.lid.alarms == [first.reason]
+    assert hurried == [1]  # its event is stored before it is sent
+
+
+def test_an_alarm_that_cannot_be_given_is_told(tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = _Parts(tmp_path, shipped)
+    monkeypatch.setattr(parts.lid, "alarm", lambda reason: 1 / 0)
+    _says(parts, monkeypatch, ("hazardous", 0.9))
+    parts.pipeline.run(threading.Event())
+    assert parts.health.lid.startswith("the alarm could not be given")
+    assert len(_events(parts)) == 4

@@ -1,6 +1,10 @@
 """What each answer of the hub does to the outbox. The hub here is a double with rules, not a mock."""
 
+import http.server
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +15,8 @@ import pytest
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import UplinkConfig
 from edge_runtime.outbox import Outbox
-from edge_runtime.uplink import Answer, HttpTransport, Uplink
-from vision.errors import UplinkError
+from edge_runtime.uplink import Answer, HttpTransport, Uplink, open_transport
+from vision.errors import ConfigError, UplinkError
 from vision.events import ItemEvent, Receipt, decode_batch, encode_receipt, encode_refusal
 
 Make = Callable[..., ItemEvent]
@@ -269,3 +273,48 @@ def test_a_hazard_does_not_wait_for_the_next_look(outbox: Outbox, make_event: Ma
         threading.Event().wait(0.01)
     uplink.stop()
     assert hub.taken == [21]
+
+
+def test_https_trusts_the_certificate_it_was_given_and_no_other(tmp_path: Path, outbox: Outbox) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl on this machine")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    subprocess.run(
+        [
+            openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+            "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate),
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    taking = HubDouble()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            answer = taking.post(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(answer.status)
+            self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hangs up at the handshake
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"https://localhost:{server.server_port}"
+    for config, left in ((UplinkConfig(url=url), 20), (UplinkConfig(url=url, ca=certificate), 0)):
+        transport = HttpTransport(config)
+        uplink = Uplink(outbox, transport, config, SystemClock())
+        uplink.step()
+        transport.close()
+        assert outbox.depth() == left
+        assert ("CERTIFICATE_VERIFY_FAILED" in uplink.last_error) == bool(left)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ConfigError, match=r"uplink: .*none\.pem"):
+        open_transport(UplinkConfig(url=url, ca=tmp_path / "none.pem"))
