@@ -17,6 +17,7 @@ class Health:
         frames, items, faults: since the start.
         unrecorded: items served whose event could not be stored since the start.
         decisions: items by kind of decision.
+        blind_openings: how often the chute was emptied to residual, uncounted, because the camera did not see for long.
         hazards: hazards since the start; hazard: the last one, in words.
         lid: "ok" or what went wrong with it last.
         outbox_depth, dropped, quarantined: of the outbox; storage: "" or what happened to it at the start.
@@ -37,6 +38,7 @@ class Health:
     faults: int = 0
     unrecorded: int = 0
     decisions: dict[str, int] = field(default_factory=dict)
+    blind_openings: int = 0
     hazards: int = 0
     hazard: str = ""
     lid: str = "ok"

@@ -288,3 +288,34 @@ def test_an_alarm_that_cannot_be_given_is_told(tmp_path: Path, shipped: Path, mo
     parts.pipeline.run(threading.Event())
     assert parts.health.lid.startswith("the alarm could not be given")
     assert len(_events(parts)) == 4
+
+
+def test_a_bin_that_does_not_see_for_long_empties_its_chute_to_residual_and_says_how_often(
+    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Blind:
+        def __init__(self, world: World) -> None:
+            self.inner, self.reads = WorldCamera(world, 0, SystemClock()), 0
+
+        def read(self) -> Frame | None:
+            self.reads += 1
+            frame = self.inner.read()  # the street goes on
+            if 8 < self.reads < 14:
+                raise CameraError("camera 0: no frame for 3 s")
+            return frame
+
+        def restart(self) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("edge_runtime.pipeline._RETRY_S", 0.0)
+    monkeypatch.setattr("edge_runtime.pipeline._BLIND_OPENS_MS", 0.0)
+    parts = _Parts(tmp_path, shipped, Blind)
+    parts.pipeline.run(threading.Event())
+    ledger = read_ledger(tmp_path / "truth.jsonl")
+    cleared = [line.stream for line in ledger if line.what == "cleared"]
+    assert cleared[0] == parts.rules.fallback
+    assert parts.health.blind_openings >= 1
+    assert parts.health.items == len(cleared) - 1  # what fell unseen is no item of the statistics
