@@ -25,7 +25,7 @@ from vision.frames import Camera, Frame
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
-# A bin that does not see lets what may lie in its chute fall to residual so often: people go on throwing, and flaps wear.
+# A bin that does not see empties its chute to residual so often: people go on throwing, and flaps wear.
 _BLIND_OPENS_MS = 300_000.0
 _NOTHING = Prediction(label="", confidence=0.0, second_label="", margin=0.0, unknown_score=0.0)
 

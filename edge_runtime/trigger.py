@@ -31,6 +31,8 @@ _NOISE_FIRST, _LEAST_NOISE = 1.5, 0.4
 # Looks of the empty chute that are remembered beside the present one.
 _REMEMBERED = 3
 
+# Light between two pictures that changes by more than this factor's logarithm is no light but a thing: e is 2.7 times.
+_LIGHT_JUMP = 1.0
 # Colour ratios carry more noise and more of a lamp's colour than structure does.
 _CHANNELS = np.array([1.0, 2.0, 2.0], np.float32)
 
@@ -65,7 +67,7 @@ class Trigger:
         self.state = State.LEARNING
         self.mask: Mask = np.zeros((HEIGHT_PX, WIDTH_PX), np.uint8)
         self._picture = np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.float32)
-        self._empty: Features = np.zeros((HEIGHT_PX, WIDTH_PX, 4), np.float32)
+        self._empty: Features = np.zeros((HEIGHT_PX, WIDTH_PX, 5), np.float32)
         self._served: Features = self._empty
         self._served_mask: Mask = self.mask
         self._last: Features | None = None
@@ -142,12 +144,13 @@ class Trigger:
     def _changed(self, a: Features, b: Features) -> Mask:
         """Return where two pictures differ by more than light and noise: 0 or 1."""
         difference = np.abs(a - b)
-        noise = self.config.noise_factor * max(self._noise, _LEAST_NOISE) * b[..., 3:]
+        noise = self.config.noise_factor * max(self._noise, _LEAST_NOISE) * b[..., 3:4]
         limit = np.maximum(self.config.contrast, noise) * _CHANNELS
+        jump = difference[..., 4] > _LIGHT_JUMP
         colour = (a - b)[..., 1:3]
         # A lamp of another colour moves the colour ratios of all pixels alike.
         difference[..., 1:3] = np.abs(colour - np.median(colour[::3, ::3].reshape(-1, 2), axis=0))
-        return np.asarray((difference[..., :3] > limit).any(axis=2), dtype=np.uint8)
+        return np.asarray((difference[..., :3] > limit).any(axis=2) | jump, dtype=np.uint8)
 
     def _without_single_pixels(self, mask: Mask) -> Mask:
         return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)), np.uint8)
@@ -159,10 +162,10 @@ def _at_border(mask: Mask) -> bool:
 
 
 def _features(small: Pixels) -> Features:
-    """Return height x width x 4: fine structure of the log luminance, log blue/green, log red/green, and what a grey
-    level of noise is in them: the logarithm makes it large in the dark.
+    """Return height x width x 5: fine structure of the log luminance, log blue/green, log red/green, what a grey level
+    of noise is in them (the logarithm makes it large in the dark), and the log luminance itself.
     """
     log = cv2.log(small.astype(np.float32) + _DARK)
     light = log.mean(axis=2)
     structure = light - cv2.blur(light, (_STRUCTURE_PX, _STRUCTURE_PX))
-    return np.stack([structure, log[..., 0] - log[..., 1], log[..., 2] - log[..., 1], np.exp(-light)], axis=2)
+    return np.stack([structure, log[..., 0] - log[..., 1], log[..., 2] - log[..., 1], np.exp(-light), light], axis=2)
