@@ -160,7 +160,8 @@ def test_damage_inside_the_file_is_found_at_the_start(tmp_path: Path, make_event
         for _ in range(200):
             outbox.append(make_event())
     content = bytearray(path.read_bytes())
-    content[4096 * 2 : 4096 * 6] = b"\xa5" * (4096 * 4)
+    assert len(content) > 4096 * 20
+    content[4096 * 10 : 4096 * 14] = b"\xa5" * (4096 * 4)  # events; what is read at the start is whole
     path.write_bytes(content)
     outbox, words = open_outbox(path, "b", 2**20)
     with outbox:
