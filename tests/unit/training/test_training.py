@@ -287,7 +287,7 @@ def test_a_teacher_is_trained_first_and_its_student_follows_it(pictures: Path, t
         "model": {"name": NETWORK, "weights": "scratch", "size_px": 48},
         "recipe": {"epochs": 2, "batch_size": 16, "teacher_weight": 1.0, "cutmix": 0.5, "freeze": 2, "cut_out": 0.3},
         "teacher": {
-            "model": {"name": "efficientnet_lite0", "weights": "scratch", "size_px": 64},
+            "model": {"name": "efficientnet_b0", "weights": "scratch", "size_px": 64},
             "recipe": {"epochs": 1, "batch_size": 16},
         },
     }  # fmt: skip
@@ -304,7 +304,7 @@ def test_a_teacher_is_trained_first_and_its_student_follows_it(pictures: Path, t
     assert len((tmp_path / "run" / "teacher" / "history.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "resnet18", "vit_b_16", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "resnet18", "vit_b_16", "efficientnet_b0"])
 def test_every_parameter_is_trained_exactly_once(name: str) -> None:
     model = build(name, 3, 0.0, "scratch")
     groups = _parameter_groups(model, TrainConfig().recipe)
