@@ -143,7 +143,7 @@ class GpioLid:
         pin.off()
 
     def alarm(self, reason: str) -> None:
-        """Set the alarm pin; it stays until a person restarts the bin."""
+        """Set the alarm pin; it stays until the bin is restarted."""
         if self._alarm is not None:
             self._alarm.on()
 

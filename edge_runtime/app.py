@@ -21,7 +21,7 @@ from edge_runtime.classify import Classifier
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import EdgeConfig
 from edge_runtime.eyesight import Eyesight
-from edge_runtime.health import Health, days_left
+from edge_runtime.health import Health, days_left, remember_hazard, remembered_hazard
 from edge_runtime.outbox import open_outbox
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
@@ -83,6 +83,11 @@ def run(
     outbox, health.storage = open_outbox(config.state / "outbox.sqlite", config.bin_id, config.outbox.max_bytes)
     if health.storage:
         log.error("%s", health.storage)
+    if reason := remembered_hazard(config.state):
+        health.hazard = f"{reason}, before this start"
+        log.warning("hazard: %s; once it is out: binsight edge hazard-gone", health.hazard)
+        if failed := actuator.alarm(reason):
+            health.lid = f"the alarm could not be given: {failed}"
     with outbox:
         pipeline = Pipeline(
             camera, Eyesight(config.camera.stale_after_s, config.state / "lens.json"),
@@ -90,7 +95,7 @@ def run(
             config.looks, config.board_w,
         )  # fmt: skip
         keeper = _Keeper(config, pipeline, reload_asked, reload)
-        pipeline.every_frame, pipeline.on_hazard = keeper.keep, keeper.hurry
+        pipeline.every_frame, pipeline.on_hazard = keeper.keep, keeper.take_hazard
         view = View(config.view, pipeline) if config.view.port is not None else None
         log.info("bin %s: %s, rule book %s", config.bin_id, classifier.manifest.model_id, rules.id)
         board.notify("READY=1")
@@ -189,10 +194,11 @@ class _Keeper:
             self._health_due_s = now_s + _HEALTH_EVERY_S
             self.write_health()
 
-    def hurry(self) -> None:
-        """Send what cannot wait."""
+    def take_hazard(self) -> None:
+        """Send it without waiting, and note it for after a power cut."""
         if self.uplink:
             self.uplink.hurry()
+        remember_hazard(self._config.state, self._pipeline.health.hazard)
 
     def write_health(self) -> None:
         """Read every gauge and replace the health file."""

@@ -95,6 +95,22 @@ def edge_replay(
         raise typer.Exit(1)
 
 
+@app.command("hazard-gone")
+def edge_hazard_gone(config: Config = None, override: Overrides = None) -> None:
+    """Say that a person has taken a hazard out of the bin; until then the alarm is given again at each start.
+
+    The alarm of a running bin ends when it is restarted.
+    """
+    from configs import load
+    from edge_runtime.config import EdgeConfig
+    from edge_runtime.health import forget_hazard, remembered_hazard
+
+    state = load(EdgeConfig, config, override or []).state
+    reason = remembered_hazard(state)
+    forget_hazard(state)
+    print(f"{reason}: forgotten; restart the bin to end its alarm" if reason else f"{state}: no hazard is noted there")
+
+
 @app.command("unit")
 def edge_unit() -> None:
     """Print the systemd unit that runs a bin, with how to install it."""

@@ -6,6 +6,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from vision.bundle import write_atomically
+
+_HAZARD_NAME = "hazard.txt"
+
 
 @dataclass(slots=True)
 class Health:
@@ -18,7 +22,7 @@ class Health:
         unrecorded: items served whose event could not be stored since the start.
         decisions: items by kind of decision.
         blind_openings: how often the chute was emptied to residual, uncounted, because the camera did not see for long.
-        hazards: hazards since the start; hazard: the last one, in words.
+        hazards: hazards since the start; hazard: the last one that nobody has said to be gone, in words.
         lid: "ok" or what went wrong with it last.
         outbox_depth, dropped, quarantined: of the outbox; storage: "" or what happened to it at the start.
         outbox_full_pct: how full it is; outbox_days_left: days until it is, at the pace since the start and with no hub
@@ -64,6 +68,26 @@ class Health:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(asdict(self), indent=1))
         temporary.replace(path)
+
+
+def remember_hazard(state: Path, reason: str) -> None:
+    """Note a hazard so that a power cut does not forget it: it lies in the bin until a person takes it out.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    write_atomically(state / _HAZARD_NAME, reason.encode())
+
+
+def remembered_hazard(state: Path) -> str:
+    """Return the hazard that nobody has yet said to be gone; "" if there is none."""
+    path = state / _HAZARD_NAME
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def forget_hazard(state: Path) -> None:
+    """Take note that a person has taken the hazard out."""
+    (state / _HAZARD_NAME).unlink(missing_ok=True)
 
 
 def days_left(full_share: float, waiting: int, items: int, uptime_s: float) -> float | None:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from configs import load
 from training import checkpoint
 from training.config import RecipeConfig, TrainConfig
 from training.data import (
@@ -251,12 +252,12 @@ def load_trained(run: Path, map_location: str = "cpu") -> tuple[Classifier, tupl
     """Return (model in evaluation mode, labels, configuration) of a finished or running run.
 
     Raises:
-        ConfigError: the folder holds no run.
+        ConfigError: the folder holds no run, or one of a version with other settings.
     """
     state = checkpoint.load(run)
     if state is None or not (run / "config.json").is_file():
         raise ConfigError(f"{run}: no training run there. Make one with 'binsight train --out {run}'.")
-    config = TrainConfig.model_validate_json((run / "config.json").read_bytes())
+    config = load(TrainConfig, run / "config.json")  # JSON is YAML; a key of an earlier version is told by its name
     labels = tuple(state["labels"])
     model = Classifier(config.model.name, len(labels), config.model.dropout)
     model.load_state_dict(state["kept"])

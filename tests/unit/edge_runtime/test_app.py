@@ -16,16 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from configs import load
 from edge_runtime import board, check, replay
+from edge_runtime.actuate import SimulatedLid
 from edge_runtime.app import run
+from edge_runtime.classify import Classified, Classifier
+from edge_runtime.commands import app as edge
 from edge_runtime.config import EdgeConfig
 from edge_runtime.health import days_left
+from vision.decision import Decision, Prediction
 from vision.errors import ConfigError
 from vision.simulator.world import read_ledger
 
 ROOT = Path(__file__).parents[3]
+_PREDICTION = Prediction(label="hazardous", confidence=0.6, second_label="", margin=0.6, unknown_score=0.0)
 FILM = ROOT / "tests" / "replay" / "six-items.avi"
 SMALL = ("camera.width_px=160", "camera.height_px=120", "camera.fps=0")
 
@@ -168,6 +174,27 @@ def test_the_unit_that_ships_is_one_that_systemd_takes(tmp_path: Path) -> None:
         pytest.skip("no systemd-analyze here")
     # Without a running systemd only what it says of this very file counts.
     assert not [line for line in judged.stderr.splitlines() if "binsight-edge.service:" in line], judged.stderr
+
+
+def test_a_hazard_outlives_a_power_cut_until_a_person_says_that_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarms: list[str] = []
+    monkeypatch.setattr(SimulatedLid, "alarm", lambda self, reason: alarms.append(reason))
+    config = _config(tmp_path, "camera.items=2")
+    state, hazardous = config.state, Decision("hazard", "hazardous", "hazardous at 0.60")
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "classify", lambda *_: Classified(_PREDICTION, hazardous, 1.0, 1.0))
+        run(config)
+    assert alarms == ["hazardous at 0.60"] * 2
+    for words in ("hazardous at 0.60, before this start", ""):
+        health = run(config)  # the world has ended: no item comes
+        assert (health.items, health.hazard) == (0, words)
+        assert json.loads((state / "health.json").read_text())["hazard"] == words
+        assert alarms == ["hazardous at 0.60"] * 3
+        done = CliRunner().invoke(edge, ["hazard-gone", f"--set=state={state}"])
+        assert done.exit_code == 0
+        assert ("forgotten" in done.output) == bool(words)
 
 
 def test_the_log_is_bounded(tmp_path: Path) -> None:

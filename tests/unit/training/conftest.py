@@ -1,0 +1,55 @@
+"""One training run on simulator pictures, and its bundles, for all tests here. Torch is loaded when it is used."""
+
+from pathlib import Path
+
+import pytest
+
+from configs import load
+from vision.simulator.dataset import simulator_dataset
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Simulator pictures of three labels, with both splits."""
+    root = tmp_path_factory.mktemp("pictures")
+    simulator_dataset(root, 300, 1, ("cardboard", "organic", "e_waste"))
+    return root
+
+
+@pytest.fixture(scope="session")
+def settings(pictures: Path) -> list[str]:
+    """Settings of a training that takes seconds; resnet18 learns from nothing within them."""
+    return [
+        f"data.root={pictures}", "model.name=resnet18", "model.weights=scratch", "model.size_px=48",
+        "recipe.batch_size=16", "recipe.ema_decay=0.9", "recipe.mixup_alpha=0.2",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def run(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training run; not to be changed."""
+    from training.config import TrainConfig
+    from training.recipes.finetune import finetune
+
+    out = tmp_path_factory.mktemp("run")
+    finetune(load(TrainConfig, None, [*settings, f"out={out}", "recipe.epochs=6", "recipe.learning_rate=0.001"]))
+    return out
+
+
+@pytest.fixture(scope="session")
+def bundles(run: Path) -> tuple[Path, Path]:
+    """The run's float bundle and its int8 bundle."""
+    from training.data import open_training_data
+    from training.export import export
+    from training.quantize import quantize
+    from training.recipes.finetune import load_trained
+
+    export(run, run / "float.onnx")
+    _, _, config = load_trained(run)
+    train, val = open_training_data(config.data, config.seed, run / "pictures")
+    # The gate has a test of its own; a network that saw 240 pictures may lose a lot to int8.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.quantize.MAX_ACCURACY_LOSS", 1.0)
+        patch.setattr("training.quantize.MAX_LABEL_LOSS", 1.0)
+        quantize(run / "float.onnx", run / "int8.onnx", train, val)
+    return run / "float.onnx", run / "int8.onnx"

@@ -1,0 +1,180 @@
+"""A bundle says what torch says, its figures are its own, and int8 is refused where it loses too much."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from training.data import (  # noqa: E402
+    Pictures,
+    open_training_data,
+)
+from training.evaluate import evaluate, open_session, run_graph, with_foreign  # noqa: E402
+from training.export import compare_with_torch  # noqa: E402
+from training.models import build  # noqa: E402
+from training.quantize import VIEWS, compare, quantize, views  # noqa: E402
+from training.recipes.finetune import load_trained  # noqa: E402
+from training.report import write_evaluation, write_report  # noqa: E402
+from training.warmstart import warm_start  # noqa: E402
+from vision.bundle import read_bundle, read_manifest, write_bundle  # noqa: E402
+from vision.datasets import UNKNOWN, open_dataset, read_image  # noqa: E402
+from vision.errors import BundleError, ConfigError, DatasetError  # noqa: E402
+from vision.preprocess import preprocess  # noqa: E402
+from vision.simulator.dataset import simulator_dataset  # noqa: E402
+
+
+def test_float_bundle_agrees_with_torch_and_both_precisions_are_stamped(bundles: tuple[Path, Path], run: Path) -> None:
+    float_manifest, int8_manifest = (read_manifest(b) for b in bundles)
+    assert (float_manifest.precision, int8_manifest.precision) == ("fp32", "int8")
+    assert float_manifest.metrics["torch_logit_difference"] <= 1e-3
+    model, labels, config = load_trained(run)
+    _, val = open_training_data(config.data, config.seed, run / "pictures")
+    result = evaluate(bundles[0], val)
+    with torch.inference_mode():
+        rows = [
+            model(torch.from_numpy(preprocess(p, config.model.preprocess())))[0].numpy() for p in Pictures(val.samples)
+        ]
+    assert [labels[int(row.argmax())] for row in rows] == [p.label for p in result.predictions]
+    assert np.abs(np.concatenate(rows) - result.outputs.logits_nk).max() <= 1e-3
+    spoiled = replace(result.outputs, logits_nk=result.outputs.logits_nk + np.float32(0.002))
+    with pytest.raises(BundleError, match="does not agree with torch: 0 of"):
+        compare_with_torch(model, config.model.preprocess(), Pictures(val.samples), spoiled)
+    assert int8_manifest.lineage["checkpoint_sha256"] == float_manifest.lineage["checkpoint_sha256"]
+    assert "float_bundle_sha256" in int8_manifest.lineage
+    assert int8_manifest.probe != float_manifest.probe  # measured anew, not inherited
+
+
+def test_stamped_figures_are_those_of_the_bundle_itself(bundles: tuple[Path, Path], pictures: Path) -> None:
+    val = open_dataset(pictures).select("val")
+    for path in bundles:
+        manifest, result = read_manifest(path), evaluate(path, val)
+        assert result.figures["accuracy"] == manifest.metrics["val"]["accuracy"]
+        assert result.figures["recall"] == manifest.metrics["val"]["recall"]
+        assert result.figures["dataset_sha256"] == manifest.lineage["val_sha256"]
+
+
+def test_an_int8_file_cannot_pass_as_float_nor_be_quantised_again(
+    bundles: tuple[Path, Path], tmp_path: Path, pictures: Path
+) -> None:
+    float_path, int8_path = bundles
+    with pytest.raises(BundleError, match="asked to stamp fp32"):
+        write_bundle(tmp_path / "x.onnx", int8_path.read_bytes(), read_manifest(float_path))
+    data = open_dataset(pictures)
+    with pytest.raises(BundleError, match="is int8 already"):
+        quantize(int8_path, tmp_path / "y.onnx", data.select("train"), data.select("val"))
+
+
+def test_quantize_refuses_a_bundle_that_loses_too_much(
+    bundles: tuple[Path, Path], tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = open_dataset(pictures)
+    for key in ("MAX_ACCURACY_LOSS", "MAX_LABEL_LOSS"):
+        with monkeypatch.context() as patch:
+            patch.setattr("training.quantize.MAX_ACCURACY_LOSS", 1.0)
+            patch.setattr("training.quantize.MAX_LABEL_LOSS", 1.0)
+            patch.setattr(f"training.quantize.{key}", -1.0)
+            with pytest.raises(BundleError, match=r"int8 loses too much(.|\n)*label +pictures +float +int8"):
+                quantize(bundles[0], tmp_path / "y.onnx", data.select("train"), data.select("val"))
+    assert not (tmp_path / "y.onnx").exists()
+
+
+def test_what_int8_loses_is_counted_over_every_view(bundles: tuple[Path, Path], pictures: Path) -> None:
+    (float_bytes, manifest), (int8_bytes, _) = (read_bundle(path) for path in bundles)
+    val = open_dataset(pictures).select("val")
+    few = replace(val, samples=val.samples[::6])
+    loss = compare(open_session(float_bytes, 2), open_session(int8_bytes, 2), manifest, few)
+    right = {"fp32": 0, "int8": 0}
+    for data, name in ((float_bytes, "fp32"), (int8_bytes, "int8")):
+        for sample in few.samples:
+            seen = views(read_image(sample.path))
+            assert len({view.tobytes() for view in seen}) == VIEWS
+            logits = run_graph(open_session(data, 1), manifest.tensors, manifest.preprocess, seen).logits_nk
+            right[name] += int((logits.argmax(1) == manifest.labels.index(sample.label)).sum())
+    total = VIEWS * len(few.samples)
+    assert loss.overall == pytest.approx((right["fp32"] - right["int8"]) / total)
+    accuracy = [evaluate(path, few).figures["accuracy"] for path in bundles]
+    assert loss.upright == pytest.approx(accuracy[0] - accuracy[1])
+    assert sum(loss.pictures.values()) == len(few.samples)
+    weighted = sum(loss.before[label] * n for label, n in loss.pictures.items())
+    assert weighted == pytest.approx(right["fp32"] / VIEWS)
+
+
+def test_training_may_begin_from_a_bundle_float_or_int8(bundles: tuple[Path, Path], pictures: Path) -> None:
+    val = open_dataset(pictures).select("val")
+    for path in bundles:
+        manifest = read_manifest(path)
+        model = build("resnet18", len(manifest.labels), 0.0, "scratch")
+        assert manifest.preprocess.colour_order == "bgr"  # as the bin's frames are; training reads RGB
+        spec = replace(manifest.preprocess, colour_order="rgb")
+        x_nhwc = torch.from_numpy(np.concatenate([preprocess(p, spec) for p in Pictures(val.samples)]))
+        warm_start(model, manifest.labels, path, x_nhwc)
+        with torch.inference_mode():
+            logits = model.eval()(x_nhwc)[0].numpy()
+        truth = np.array([manifest.labels.index(s.label) for s in val.samples])
+        assert (logits.argmax(1) == truth).mean() >= manifest.metrics["val"]["accuracy"] - 0.05
+        # In training mode the statistics are the batch's own: near the same function, or it could not learn.
+        with torch.no_grad():
+            assert (model.train()(x_nhwc)[0].argmax(1).numpy() == truth).mean() >= manifest.metrics["val"][
+                "accuracy"
+            ] - 0.1
+    with pytest.raises(ConfigError, match="another network"):
+        warm_start(build("resnet34", 3, 0.0, "scratch"), manifest.labels, bundles[0], x_nhwc)
+
+
+def test_evaluation_counts_objects_near_duplicates_and_foreign_things(
+    bundles: tuple[Path, Path], pictures: Path, tmp_path: Path
+) -> None:
+    val = open_dataset(pictures).select("val")
+    plain = evaluate(bundles[0], val)
+    right = {s.name: s.label == p.label for s, p in zip(val.samples, plain.predictions, strict=True)}
+    # The right ones are made one object that training has seen: what is left is only what is wrong.
+    seen = replace(val, samples=tuple(replace(s, group="seen" if right[s.name] else s.name) for s in val.samples))
+    figures = evaluate(bundles[0], seen, trained_groups={"seen"}).figures
+    wrong = sum(not r for r in right.values())
+    assert 0 < wrong < len(right)
+    assert figures["accuracy"] == plain.figures["accuracy"] == pytest.approx(1 - wrong / len(right))
+    assert figures["accuracy_by_object"] == pytest.approx(1 / (1 + wrong))
+    assert figures["without_near_duplicates"]["accuracy"] == 0
+    assert figures["without_near_duplicates"]["inflation"] == pytest.approx(figures["accuracy"])
+    assert "without_near_duplicates" not in plain.figures
+    others = simulator_dataset(tmp_path / "foreign", 30, 8, ("glass", "textile"))
+    both = evaluate(bundles[0], with_foreign(val, others, bundles[0]))
+    assert both.figures["accuracy"] == plain.figures["accuracy"]  # foreign things are not mistakes
+    assert both.figures["pictures"] == len(val.samples)
+    assert both.figures["unknown"]["pictures"] == len(others.select("val").samples)  # its train part may be learnt
+    assert 0 <= both.figures["unknown"]["auroc"] <= 1
+    for key in ("calibration_error", "dataset_sha256", "policy_fitted_on_these_pictures"):
+        assert both.figures[key] == plain.figures[key]
+    assert plain.figures["policy_fitted_on_these_pictures"]
+    with pytest.raises(DatasetError, match="to 'unknown'"):
+        evaluate(bundles[0], others)
+    with pytest.raises(DatasetError, match="nothing is foreign"):
+        with_foreign(val, val, bundles[0])
+    alone = replace(others, samples=tuple(replace(s, label=UNKNOWN) for s in others.samples))
+    with pytest.raises(DatasetError, match="nothing to be right about"):
+        evaluate(bundles[0], alone)
+
+
+def test_reports_are_self_contained_pages_with_the_mistakes(
+    bundles: tuple[Path, Path], run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    val = open_dataset(pictures).select("val")
+    result = evaluate(bundles[1], val)
+    mistakes = sum(p.label != s.label for p, s in zip(result.predictions, val.samples, strict=True))
+    for page in (write_report(run), write_evaluation(tmp_path / "e", bundles[1], val, result)):
+        text = page.read_text()
+        assert "<svg" in text
+        assert 'src="http' not in text
+    assert text.count("<figure>") == min(mistakes, 24)
+    assert json.loads((tmp_path / "e" / "evaluation.json").read_text()) == result.figures
+
+
+def test_evaluating_on_labels_that_the_bundle_lacks_is_an_error(
+    bundles: tuple[Path, Path], picture_folder: Path
+) -> None:
+    with pytest.raises(DatasetError, match="does not know glass, paper"):
+        evaluate(bundles[0], open_dataset(picture_folder))
