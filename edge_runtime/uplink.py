@@ -15,9 +15,9 @@ import logging
 import random
 import ssl
 import threading
-import time
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -75,22 +75,36 @@ class HttpTransport:
             headers["Authorization"] = f"Bearer {config.token}"
         self._url, self._timeout_s = f"{str(config.url).rstrip('/')}{INGEST_PATH}", config.timeout_s
         verify = ssl.create_default_context(cafile=config.ca) if config.ca else True
-        self._client = httpx2.Client(timeout=config.timeout_s, headers=headers, verify=verify)
+        self._connect = partial(httpx2.Client, timeout=config.timeout_s, headers=headers, verify=verify)
+        self._client = self._connect()
 
     def post(self, body: bytes) -> Answer:
         """Send one encoded batch."""
-        # httpx2 limits the wait for each piece; an answer that drips a byte at a time is limited here.
-        give_up_s = time.monotonic() + 3 * self._timeout_s
+        # httpx2 limits the wait for each piece; an answer that drips a byte at a time is cut off here.
+        client, late = self._client, threading.Event()
+
+        def cut_off() -> None:
+            late.set()
+            client.close()
+
+        patience = threading.Timer(3 * self._timeout_s, cut_off)
+        patience.daemon = True
+        patience.start()
         try:
-            with self._client.stream("POST", self._url, content=body) as response:
+            with client.stream("POST", self._url, content=body) as response:
                 answer = bytearray()
                 for piece in response.iter_bytes():
                     answer += piece
-                    if len(answer) > _MAX_ANSWER_BYTES or time.monotonic() > give_up_s:
-                        raise UplinkError(f"{self._url}: the answer is too long or comes too slowly")
+                    if len(answer) > _MAX_ANSWER_BYTES:
+                        raise UplinkError(f"{self._url}: the answer is too long")
                 return Answer(response.status_code, bytes(answer))
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            raise UplinkError(f"{self._url}: {error or type(error).__name__}") from error
+            words = "the answer comes too slowly" if late.is_set() else error or type(error).__name__
+            raise UplinkError(f"{self._url}: {words}") from error
+        finally:
+            patience.cancel()
+            if late.is_set():
+                self._client = self._connect()
 
     def close(self) -> None:
         """Close the connection."""

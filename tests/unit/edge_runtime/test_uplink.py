@@ -209,11 +209,12 @@ class SlowHub:
     ("drip", "pause_s"),
     [
         (b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 500, 0.02),
+        (b"HTTP/1.1 200 OK\r\nServer: " + b"x" * 500, 0.02),
         (b"", 0.0),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nxx", 0.0),
         (b"SSH-2.0-OpenSSH_9.2\r\n", 0.0),
     ],
-    ids=["for ever", "never", "cut short", "another protocol"],
+    ids=["for ever", "for ever within a header", "never", "cut short", "another protocol"],
 )
 def test_an_answer_that_comes_slowly_cut_or_as_garbage_is_no_answer_and_costs_bounded_time(
     outbox: Outbox, drip: bytes, pause_s: float
