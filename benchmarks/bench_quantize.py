@@ -27,6 +27,7 @@ SCHEMES = (
     Scheme(per_channel=False),
     Scheme(per_channel=False, method="MinMax"),
     Scheme(activations="int8"),
+    Scheme(seven_bits=True),
 )
 
 
@@ -53,6 +54,7 @@ def measure() -> Iterator[dict[str, Any]]:
                 "weights": "per channel" if scheme.per_channel else "per tensor",
                 "calibration": scheme.method + (f" {scheme.percentile}" if scheme.method == "Percentile" else ""),
                 "activations": scheme.activations,
+                "bits_of_weights": 7 if scheme.seven_bits else 8,
                 "graph_optimisation": optimised,
                 **loss.to_dict(),
                 "refused": loss.too_much(),

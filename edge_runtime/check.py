@@ -153,7 +153,7 @@ def _running(config: EdgeConfig) -> Finding:
         health = {**asdict(Health("")), **json.loads(path.read_text())}
     except ValueError:
         return Finding("running bin", "bad", f"{path} was cut short; it is written again within seconds of a start")
-    told = [f"{key}: {health[key]}" for key in ("camera", "lid", "settings") if health[key] != "ok"]
+    told = [f"{key}: {health[key]}" for key in ("camera", "chute", "lid", "settings") if health[key] != "ok"]
     told += [f"uplink: {health['uplink']}"] if health["uplink"] not in ("ok", "off") else []
     told += [f"{key}: {health[key]}" for key in ("hazard", "alarm", "storage") if health[key]]
     words = (
@@ -164,13 +164,14 @@ def _running(config: EdgeConfig) -> Finding:
         return Finding(
             "running bin", "bad", f"silent for {age_s / 60:.0f} minutes; {words}; journalctl -u binsight-edge"
         )
-    worse = told or health["dropped"] or health["unrecorded"] or health["quarantined"]
+    worse = told or any(health[key] for key in ("faults", "dropped", "unrecorded", "quarantined", "blind_openings"))
     return Finding("running bin", "warn" if worse else "ok", "; ".join([*told, words]))
 
 
 def _age_s(config: EdgeConfig) -> float:
     path = config.state / "health.json"
-    return time.time() - path.stat().st_mtime if path.is_file() else float("inf")
+    # A clock that was set back makes files of the future: they are as old as they are young.
+    return abs(time.time() - path.stat().st_mtime) if path.is_file() else float("inf")
 
 
 def _clock(_: EdgeConfig) -> Finding:

@@ -17,11 +17,12 @@ class Health:
 
     Attributes:
         bin_id, model: who and with what.
-        camera: "ok" or what is wrong, in words.
+        camera: "ok" or what is wrong, in words; chute: the same of what lies before it.
         frames, items, faults: since the start.
         unrecorded: items served whose event could not be stored since the start.
         decisions: items by kind of decision.
-        blind_openings: how often the chute was emptied to residual, uncounted, because the camera did not see for long.
+        blind_openings: how often the chute was emptied to residual, uncounted, because for long the camera did not see
+            or nothing rested before it.
         hazards: hazards since the start; hazard: the last one that nobody has said to be gone, in words.
         lid: "ok" or what went wrong with it last.
         outbox_depth, dropped, quarantined: of the outbox; storage: "" or what happened to it at the start.
@@ -37,6 +38,7 @@ class Health:
     bin_id: str
     model: str = ""
     camera: str = "starting"
+    chute: str = "ok"
     frames: int = 0
     items: int = 0
     faults: int = 0

@@ -25,7 +25,8 @@ from vision.frames import Camera, Frame
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
-# A bin that does not see empties its chute to residual so often: people go on throwing, and flaps wear.
+# A bin that does not see, or before which nothing rests, empties its chute to residual so often: people go on throwing,
+# and flaps wear.
 _BLIND_OPENS_MS = 300_000.0
 _NOTHING = Prediction(label="", confidence=0.0, second_label="", margin=0.0, unknown_score=0.0)
 
@@ -72,6 +73,7 @@ class Pipeline:
                 stop.wait(_RETRY_S)
             except Exception:  # noqa: BLE001  the bin's service loop: the next person must be served
                 self._count_fault("the bin's loop")
+                self._open_if_long_blind()
                 stop.wait(_RETRY_S)
             try:
                 self.every_frame()
@@ -95,8 +97,13 @@ class Pipeline:
         if sight.blind:
             self._open_if_long_blind()
             return True
-        self._saw_ms = frame.monotonic_ms
-        if self.trigger.step(frame):
+        item = self.trigger.step(frame)
+        if item or self.trigger.state is State.EMPTY:
+            self._saw_ms, self.health.chute = frame.monotonic_ms, "ok"
+        elif self._open_if_long_blind():
+            self.health.chute = "nothing rests before the camera: something moves there, or the camera does"
+            self.trigger.learn_anew()
+        if item:
             self.serve(frame)
         return True
 
@@ -185,15 +192,17 @@ class Pipeline:
             self.health.lid = f"the alarm could not be given: {failed}"
         log.warning("hazard: %s; %s", decision.reason, self.health.lid)
 
-    def _open_if_long_blind(self) -> None:
+    def _open_if_long_blind(self) -> bool:
         now_ms = self.clock.now().monotonic_ms
         if self._saw_ms is None:
             self._saw_ms = now_ms
-        elif now_ms - self._saw_ms >= _BLIND_OPENS_MS:
-            self._saw_ms = now_ms
-            outcome = self.actuator.execute(self.rules.fallback)
-            self.health.lid = "ok" if outcome == "moved" else outcome
-            self.health.blind_openings += 1
+        if now_ms - self._saw_ms < _BLIND_OPENS_MS:
+            return False
+        self._saw_ms = now_ms
+        outcome = self.actuator.execute(self.rules.fallback)
+        self.health.lid = "ok" if outcome == "moved" else outcome
+        self.health.blind_openings += 1
+        return True
 
     def _say_camera(self, words: str) -> None:
         if words != self.health.camera and {words, self.health.camera} != {"ok", "starting"}:

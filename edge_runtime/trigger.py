@@ -28,6 +28,9 @@ _DARK = 12.0
 _RESIDUE_SHARE = 0.05
 # Standard deviation of a pixel of the small picture, grey levels: before any was measured, and at least (rounding).
 _NOISE_FIRST, _LEAST_NOISE = 1.5, 0.4
+# A floor in glaring light has no noise where it is white, but the item on it has: noise is measured where grey levels
+# are below this, if that is at least so much of the picture.
+_CLIPPED, _FEW = 240, 0.05
 # Looks of the empty chute that are remembered beside the present one.
 _REMEMBERED = 3
 
@@ -74,7 +77,7 @@ class Trigger:
         self._still = self._served_still = 0
         self._before: list[Features] = []
         self._noise = _NOISE_FIRST
-        if reference is not None:
+        if reference is not None and reference.shape == self._picture.shape:  # of another version: learnt anew
             self._learn(reference, _features(reference))
 
     @property
@@ -105,15 +108,17 @@ class Trigger:
             self._learn(small, features)
             return False
         if self.state is State.SERVED:
-            self._wait_for_empty(small, features)
-            return False
-        self.state = State.MOVING
-        if self._still < (self.config.border_frames if _at_border(self.mask) else self.config.settled_frames):
-            return False
+            if not self._is_another(small, features):
+                return False
+        else:
+            self.state = State.MOVING
+            if self._still < (self.config.border_frames if _at_border(self.mask) else self.config.settled_frames):
+                return False
         self.state, self._served, self._served_mask, self._served_still = State.SERVED, features, self.mask, 0
         return True
 
-    def _wait_for_empty(self, small: Pixels, features: Features) -> None:
+    def _is_another(self, small: Pixels, features: Features) -> bool:
+        """After a capture: learn the chute when the item is gone or stuck; return whether another one lies there."""
         gone = (self.mask & self._served_mask).sum() < 0.5 * self._served_mask.sum()
         stays = self._changed(features, self._served).mean() <= self.config.item_share
         self._served_still += stays
@@ -121,6 +126,13 @@ class Trigger:
             self._learn(small, features)  # the item is gone and has left a stain
         elif self._served_still >= self.config.stuck_frames:
             self._learn(small, features)  # this is what the empty chute looks like now
+        else:  # the lid has moved, and what has rested here since is not what it moved for
+            return not stays and self._still >= self.config.stuck_frames
+        return False
+
+    def learn_anew(self) -> None:
+        """Forget the empty chute; the first still frames are taken for it."""
+        self.state, self._before, self._still = State.LEARNING, [], 0
 
     def _looks_as_before(self, features: Features) -> bool:
         """Return whether the empty chute looked so before: the lamp is off again, a stuck item is out."""
@@ -136,8 +148,10 @@ class Trigger:
 
     def _follow(self, small: Pixels, features: Features, share: float) -> None:
         seen = np.abs(features[..., 0] - self._empty[..., 0]) / features[..., 3]
-        # The median absolute deviation of a normal is 0.67 sigma; three channels were averaged.
-        self._noise += share * (np.sqrt(3) * float(np.median(seen)) / 0.6745 - self._noise)
+        unclipped = seen[small.max(axis=2) < _CLIPPED]
+        if unclipped.size > _FEW * seen.size:
+            # The median absolute deviation of a normal is 0.67 sigma; three channels were averaged.
+            self._noise += share * (np.sqrt(3) * float(np.median(unclipped)) / 0.6745 - self._noise)
         self._empty = self._empty + share * (features - self._empty)
         self._picture = self._picture + share * (small - self._picture)
 
@@ -158,7 +172,7 @@ class Trigger:
 
 def _at_border(mask: Mask) -> bool:
     """Return whether a change reaches over the border, as every arm does."""
-    return bool(mask[1].any() or mask[-2].any() or mask[:, 1].any() or mask[:, -2].any())
+    return bool(mask[2].any() or mask[-3].any() or mask[:, 2].any() or mask[:, -3].any())
 
 
 def _features(small: Pixels) -> Features:
@@ -167,5 +181,8 @@ def _features(small: Pixels) -> Features:
     """
     log = cv2.log(small.astype(np.float32) + _DARK)
     light = log.mean(axis=2)
-    structure = light - cv2.blur(light, (_STRUCTURE_PX, _STRUCTURE_PX))
+    # Continued over the border as it came: the slope of a shadow has no structure there either.
+    wide = np.pad(light, _STRUCTURE_PX // 2, mode="reflect", reflect_type="odd")
+    inside = slice(_STRUCTURE_PX // 2, -(_STRUCTURE_PX // 2))
+    structure = light - cv2.blur(wide, (_STRUCTURE_PX, _STRUCTURE_PX))[inside, inside]
     return np.stack([structure, log[..., 0] - log[..., 1], log[..., 2] - log[..., 1], np.exp(-light), light], axis=2)

@@ -48,12 +48,14 @@ class Scheme:
         method: of the calibrator, by onnxruntime's name: MinMax, Entropy or Percentile.
         percentile: for Percentile: activations beyond it are clipped.
         activations: "uint8", for which x86 has fast kernels, or "int8".
+        seven_bits: of the weights, so that products cannot saturate on an x86 without VNNI.
     """
 
     per_channel: bool = True
     method: str = "Percentile"
     percentile: float = 99.99
     activations: str = "uint8"
+    seven_bits: bool = False
 
 
 def quantize(
@@ -117,6 +119,7 @@ def quantized_graph(bundle: Path, source: Manifest, train: Dataset, scheme: Sche
                 _Calibration(Pictures(samples, 0), source, watch),
                 quant_format=QuantFormat.QDQ,
                 per_channel=scheme.per_channel,
+                reduce_range=scheme.seven_bits,
                 activation_type=QuantType.QUInt8 if scheme.activations == "uint8" else QuantType.QInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod[scheme.method],

@@ -11,7 +11,7 @@ def main() -> None:
     """Argument: the folder that run.sh filled."""
     work = Path(sys.argv[1])
     truth = np.load(work / "truth.npy")
-    for graph in ("u8s8", "s8s8"):
+    for graph in ("u8s8", "s8s8", "u8s7"):
         native = np.load(work / f"{graph}-native.npy")
         for processor in ("native", "arm", "haswell"):
             logits = np.load(work / f"{graph}-{processor}.npy")

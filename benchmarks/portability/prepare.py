@@ -1,4 +1,4 @@
-"""Write the pictures as the bin would see them, and the graphs to compare: U8S8 and S8S8."""
+"""Write the pictures as the bin would see them, and the graphs to compare: U8S8, S8S8, U8S8 with weights of 7 bits."""
 
 import sys
 from pathlib import Path
@@ -28,6 +28,7 @@ def main() -> None:
     np.save(work / "truth.npy", np.array([manifest.labels.index(s.label) for s in samples]))
     (work / "u8s8.onnx").write_bytes(quantized_graph(bundle, manifest, train, Scheme()))
     (work / "s8s8.onnx").write_bytes(quantized_graph(bundle, manifest, train, Scheme(activations="int8")))
+    (work / "u8s7.onnx").write_bytes(quantized_graph(bundle, manifest, train, Scheme(seven_bits=True)))
 
 
 if __name__ == "__main__":

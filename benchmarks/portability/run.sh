@@ -24,7 +24,7 @@ if [ ! -d "$work/arm/usr" ]; then # a minimal ARM Python beside this one
 fi
 "$python" -m benchmarks.portability.prepare "$float" "$work" "$count"
 export OPENBLAS_NUM_THREADS=1
-for graph in u8s8 s8s8; do
+for graph in u8s8 s8s8 u8s7; do
   "$python" "$here/logits.py" "$work/$graph.onnx" "$work/pictures.npy" "$work/$graph-native.npy"
   PYTHONHOME=$work/arm/usr PYTHONPATH=$work/site qemu-aarch64 -cpu cortex-a72 -L "$work/arm" "$work/arm/usr/bin/python3.11" \
     "$here/logits.py" "$work/$graph.onnx" "$work/pictures.npy" "$work/$graph-arm.npy"

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -301,6 +302,7 @@ def test_a_bin_that_does_not_see_for_long_empties_its_chute_to_residual_and_says
             self.reads += 1
             frame = self.inner.read()  # the street goes on
             if 8 < self.reads < 14:
+                time.sleep(0.1)
                 raise CameraError("camera 0: no frame for 3 s")
             return frame
 
@@ -311,7 +313,7 @@ def test_a_bin_that_does_not_see_for_long_empties_its_chute_to_residual_and_says
             pass
 
     monkeypatch.setattr("edge_runtime.pipeline._RETRY_S", 0.0)
-    monkeypatch.setattr("edge_runtime.pipeline._BLIND_OPENS_MS", 0.0)
+    monkeypatch.setattr("edge_runtime.pipeline._BLIND_OPENS_MS", 300.0)
     parts = _Parts(tmp_path, shipped, Blind)
     parts.pipeline.run(threading.Event())
     ledger = read_ledger(tmp_path / "truth.jsonl")
@@ -319,3 +321,37 @@ def test_a_bin_that_does_not_see_for_long_empties_its_chute_to_residual_and_says
     assert cleared[0] == parts.rules.fallback
     assert parts.health.blind_openings >= 1
     assert parts.health.items == len(cleared) - 1  # what fell unseen is no item of the statistics
+
+
+@pytest.mark.parametrize("fault", ["it never rests", "every step fails"])
+def test_a_bin_that_cannot_work_for_long_empties_its_chute_to_residual_and_says_why(
+    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    rng = np.random.default_rng(0)
+
+    class Restless:
+        def __init__(self, world: World) -> None:
+            self.reads = 0
+
+        def read(self) -> Frame | None:
+            self.reads += 1
+            time.sleep(0.01)
+            pixels = rng.integers(0, 255, (6, 8, 3), np.uint8).repeat(20, 0).repeat(20, 1)
+            return Frame(pixels, self.reads, 1000 * time.monotonic()) if self.reads < 60 else None
+
+        def restart(self) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("edge_runtime.pipeline._RETRY_S", 0.0)
+    monkeypatch.setattr("edge_runtime.pipeline._BLIND_OPENS_MS", 200.0)
+    parts = _Parts(tmp_path, shipped, Restless)
+    if fault == "every step fails":
+        monkeypatch.setattr(parts.pipeline.trigger, "step", lambda frame: 1 / 0)
+    parts.pipeline.run(threading.Event())
+    assert parts.health.blind_openings >= 1
+    assert parts.health.items == 0
+    assert (parts.health.faults > 0) == (fault == "every step fails")
+    assert parts.health.chute.startswith("nothing rests") == (fault == "it never rests")

@@ -33,6 +33,22 @@ def test_one_capture_for_an_item_and_the_next_one_only_after_the_chute_was_empty
     assert len(_watch(Trigger(TriggerConfig(stuck_frames=100)), empty + item + empty + item)) == 2
 
 
+@pytest.mark.parametrize("spot", [(20, 80), (75, 50)], ids=["elsewhere", "over its place"])
+def test_an_item_that_takes_the_place_of_another_is_counted_though_the_chute_was_never_empty(
+    spot: tuple[int, int],
+) -> None:
+    frames = [_frame(90, seed=i) for i in range(5)] + [_frame(90, (60, 40), seed=i) for i in range(4)]
+    frames += [_frame(90, spot, seed=i) for i in range(60)]
+    trigger = Trigger(TriggerConfig())
+    assert len(_watch(trigger, frames)) == 2
+    assert trigger.state is State.EMPTY  # what stays belongs to the chute at last
+    assert len(_watch(trigger, [_frame(90, (110, 20), seed=i) for i in range(10)])) == 1
+
+
+def test_a_reference_of_another_size_is_learnt_anew() -> None:
+    assert Trigger(TriggerConfig(), np.zeros((40, 30, 3), np.uint8)).state is State.LEARNING
+
+
 def test_nothing_is_captured_while_it_moves() -> None:
     falling = [_frame(90, (60, y), seed=y) for y in range(0, 80, 8)]
     trigger = Trigger(TriggerConfig())
