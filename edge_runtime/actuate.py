@@ -111,8 +111,8 @@ class SimulatedLid:
 
 
 class GpioLid:
-    """One output pin a stream, high while its flap is open. Pins fall low when the process ends, however it ends: wire
-    the flap so that low is residual.
+    """One output pin a stream, high while its flap is open. Wire the flaps so that low is residual, with pull-downs of
+    their own: what a pin does before the program runs and after it has ended is up to the board.
 
     Args:
         config: pins, alarm_pin, hold_s.

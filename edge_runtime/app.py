@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import logging.handlers
 import shutil
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import cv2
 
@@ -64,13 +65,12 @@ def run(
     rules, classifier = load_rules(config.rules), Classifier(config.bundle, config.threads)
     cv2.setNumThreads(1)  # pictures are small: threads cost more than they bring, and they are onnxruntime's
     clock, health = SystemClock(), Health(config.bin_id, model=classifier.manifest.model_id)
+    claimed = _claim(config.state)
     try:
-        config.state.mkdir(parents=True, exist_ok=True)
         _log_to_file(config)
     except OSError as error:
-        raise StorageError(
-            f"state: {config.state} cannot be made ({error.strerror}); name a folder to write to"
-        ) from error
+        health.settings = f"log.path: {config.log.path} cannot be written ({error.strerror}); no log is kept there"
+        log.error("%s", health.settings)
     camera, world = open_camera(config.camera, config.state, clock)
     if record:
         camera = Recorder(camera, record, config.camera.fps or 10.0)
@@ -84,38 +84,39 @@ def run(
     if health.storage:
         log.error("%s", health.storage)
     if reason := remembered_hazard(config.state):
-        health.hazard = f"{reason}, before this start"
-        log.warning("hazard: %s; once it is out: binsight edge hazard-gone", health.hazard)
-        if failed := actuator.alarm(reason):
-            health.lid = f"the alarm could not be given: {failed}"
-    with outbox:
-        pipeline = Pipeline(
-            camera, Eyesight(config.camera.stale_after_s, config.state / "lens.json"),
-            Trigger(config.trigger, _load_reference(config.state)), classifier, rules, actuator, outbox, clock, health,
-            config.looks, config.board_w,
-        )  # fmt: skip
-        keeper = _Keeper(config, pipeline, reload_asked, reload)
-        pipeline.every_frame, pipeline.on_hazard = keeper.keep, keeper.take_hazard
-        view = View(config.view, pipeline) if config.view.port is not None else None
-        log.info("bin %s: %s, rule book %s", config.bin_id, classifier.manifest.model_id, rules.id)
-        board.notify("READY=1")
+        health.hazard = reason
+        log.warning("hazard before this start: %s; once it is out: binsight edge hazard-gone", reason)
+    pipeline = Pipeline(
+        camera, Eyesight(config.camera.stale_after_s, config.state / "lens.json"),
+        Trigger(config.trigger, _load_reference(config.state)), classifier, rules, actuator, outbox, clock, health,
+        config.looks, config.board_w,
+    )  # fmt: skip
+    if health.hazard:
+        pipeline.give_alarm()
+    keeper = _Keeper(config, pipeline, reload_asked, reload)
+    pipeline.every_frame, pipeline.on_hazard = keeper.keep, keeper.take_hazard
+    view = _view(config, pipeline)
+    log.info("bin %s: %s, rule book %s", config.bin_id, classifier.manifest.model_id, rules.id)
+    board.notify("READY=1")
+    try:
+        pipeline.run(stop)
+        deadline = time.monotonic() + drain_s
+        while keeper.uplink and pipeline.outbox.depth() and time.monotonic() < deadline and not stop.is_set():
+            stop.wait(0.1)
+    finally:
+        board.notify("STOPPING=1")
+        camera.close()
+        actuator.close()
+        if view:
+            view.close()
+        if keeper.uplink:
+            keeper.uplink.stop()
         try:
-            pipeline.run(stop)
-            deadline = time.monotonic() + drain_s
-            while keeper.uplink and outbox.depth() and time.monotonic() < deadline and not stop.is_set():
-                stop.wait(0.1)
-        finally:
-            board.notify("STOPPING=1")
-            camera.close()
-            actuator.close()
-            if view:
-                view.close()
-            if keeper.uplink:
-                keeper.uplink.stop()
-            try:
-                keeper.write_health()
-            except (BinsightError, OSError) as error:
-                log.error("the last health could not be written: %s", error)
+            keeper.write_health()
+        except (BinsightError, OSError) as error:
+            log.error("the last health could not be written: %s", error)
+        pipeline.outbox.close()
+        claimed.close()
     if world and world.missed:
         log.warning("%d items lay in the chute unnoticed or could not be read; see truth.jsonl", world.missed)
     return health
@@ -192,6 +193,10 @@ class _Keeper:
             self._pipeline.eyesight.remember()
         if now_s >= self._health_due_s:
             self._health_due_s = now_s + _HEALTH_EVERY_S
+            if self._pipeline.health.alarm_failed:
+                self._pipeline.give_alarm()
+            if self._pipeline.outbox.in_memory:
+                self._return_to_disk()
             self.write_health()
 
     def take_hazard(self) -> None:
@@ -221,6 +226,29 @@ class _Keeper:
         health.temperature_c, health.throttled = board.temperature_c(), board.throttled()
         health.energy_wh = round(self._pipeline.board_w * time.process_time() / 3600, 4)
         health.write(self._config.state / "health.json")
+
+    def _return_to_disk(self) -> None:
+        """Move the events held in memory to the disk, if it takes them now."""
+        pipeline, memory = self._pipeline, self._pipeline.outbox
+        outbox, words = open_outbox(self._config.state / "outbox.sqlite", self._config.bin_id, memory.max_bytes)
+        if outbox.in_memory:
+            outbox.close()
+            return
+        if self.uplink:
+            self.uplink.stop()
+        try:
+            while (batch := memory.peek(100)) is not None:
+                for number, event in batch.events:
+                    outbox.append(event)
+                    memory.ack(number)
+            pipeline.outbox, pipeline.health.storage = outbox, words
+            memory.close()
+        except StorageError as error:  # full again: the rest stays in memory
+            pipeline.health.storage = str(error)
+            outbox.close()
+        self.uplink = self._new_uplink(self._config)
+        if self.uplink:
+            self.uplink.start()
 
     def _new_uplink(self, config: EdgeConfig) -> Uplink | None:
         if not config.uplink.url:
@@ -259,6 +287,37 @@ class _Keeper:
             self.uplink = uplink
         self._config = new
         log.warning("settings: new ones hold now")
+
+
+def _claim(state: Path) -> TextIO:
+    """Make the state folder and hold it for this bin alone, until the file that is returned is closed.
+
+    Raises:
+        StorageError: another bin runs on it, or it cannot be made.
+    """
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        file = (state / ".lock").open("w")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StorageError(
+            f"state: a bin runs on {state} already; to look at it set view.port in its settings, or name another folder"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"state: {state} cannot be written ({error.strerror}); name a folder to write to") from error
+    return file
+
+
+def _view(config: EdgeConfig, pipeline: Pipeline) -> View | None:
+    """Serve the page, if it is asked for; that its port is taken must not keep a bin from serving people."""
+    if config.view.port is None:
+        return None
+    try:
+        return View(config.view, pipeline)
+    except ConfigError as error:
+        pipeline.health.settings = str(error)
+        log.error("%s", error)
+        return None
 
 
 def _log_to_file(config: EdgeConfig) -> None:

@@ -88,7 +88,7 @@ class LiveCamera:
         self._stale_after_s = stale_after_s
         self._newest: Frame | None = None
         self._why = ""
-        self._reading_since_s = math.inf
+        self._busy_since_s = math.inf
         self._arrived, self._closed, self._anew = threading.Condition(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._pump, name="capture", daemon=True)
         self._thread.start()
@@ -110,8 +110,8 @@ class LiveCamera:
 
     @property
     def hung(self) -> bool:
-        """Whether the driver has not come back from a read for minutes, or the thread that reads has ended."""
-        stuck = time.monotonic() - self._reading_since_s > _HUNG_S
+        """Whether the driver has not come back for minutes (opening, reading, releasing), or the thread has ended."""
+        stuck = time.monotonic() - self._busy_since_s > _HUNG_S
         return stuck or not (self._thread.is_alive() or self._closed.is_set())
 
     def restart(self) -> None:
@@ -129,21 +129,21 @@ class LiveCamera:
         """
         sequence = 0
         while not self._closed.is_set():
+            self._busy_since_s = time.monotonic()
             try:
                 device = self._open_device()
             except Exception as error:  # noqa: BLE001  whatever a driver throws, it is tried again
-                self._why = str(error) or repr(error)
+                self._why, self._busy_since_s = str(error) or repr(error), math.inf
                 self._closed.wait(_REOPEN_S)
                 continue
             self._why = ""
             self._anew.clear()
             while not (self._closed.is_set() or self._anew.is_set()):
-                self._reading_since_s = time.monotonic()
+                self._busy_since_s = time.monotonic()
                 try:
                     good, pixels = device.read()
                 except Exception as error:  # noqa: BLE001  the same
                     good, pixels, self._why = False, None, str(error) or repr(error)
-                self._reading_since_s = math.inf
                 if not good:
                     break
                 sequence += 1
@@ -151,10 +151,12 @@ class LiveCamera:
                 with self._arrived:
                     self._newest = frame
                     self._arrived.notify()
+            self._busy_since_s = time.monotonic()
             try:
                 device.release()
             except Exception as error:  # noqa: BLE001  the same
                 self._why = str(error) or repr(error)
+            self._busy_since_s = math.inf
             self._closed.wait(_REOPEN_S)
 
 
@@ -259,6 +261,11 @@ class Recorder:
                     )
             self._writer.write(frame.pixels_hwc)
         return frame
+
+    @property
+    def hung(self) -> bool:
+        """Whether the camera's driver does not come back."""
+        return bool(getattr(self._camera, "hung", False))
 
     def restart(self) -> None:
         """Open the device anew."""

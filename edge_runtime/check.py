@@ -113,6 +113,12 @@ def _camera(config: EdgeConfig) -> Finding:
 def _lid(config: EdgeConfig) -> Finding:
     if _age_s(config) < 60:
         return Finding("lid", "ok", "in the hands of the running bin; see there")
+    if config.actuator.kind == "gpio" and (high := sorted(p for p in config.actuator.pins.values() if p <= 8)):
+        return Finding(
+            "lid",
+            "warn",
+            f"actuator.pins: a Raspberry Pi pulls GPIO 0 to 8 high until the program runs: {high}; take others",
+        )
     lid = open_lid(config.actuator, tuple(load_rules(config.rules).streams), None)
     lid.close()
     if config.actuator.kind == "simulated":
@@ -155,7 +161,7 @@ def _running(config: EdgeConfig) -> Finding:
         return Finding("running bin", "bad", f"{path} was cut short; it is written again within seconds of a start")
     told = [f"{key}: {health[key]}" for key in ("camera", "chute", "lid", "settings") if health[key] != "ok"]
     told += [f"uplink: {health['uplink']}"] if health["uplink"] not in ("ok", "off") else []
-    told += [f"{key}: {health[key]}" for key in ("hazard", "alarm", "storage") if health[key]]
+    told += [f"{key}: {health[key]}" for key in ("hazard", "alarm_failed", "alarm", "storage") if health[key]]
     words = (
         f"{health['items']} items, {health['outbox_depth']} events wait ({health['outbox_full_pct']} % full), "
         f"{health['dropped']} dropped, {health['faults']} faults"

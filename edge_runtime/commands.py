@@ -104,8 +104,11 @@ def edge_hazard_gone(config: Config = None, override: Overrides = None) -> None:
     from configs import load
     from edge_runtime.config import EdgeConfig
     from edge_runtime.health import forget_hazard, remembered_hazard
+    from vision.errors import ConfigError
 
     state = load(EdgeConfig, config, override or []).state
+    if not (state / "health.json").is_file():
+        raise ConfigError(f"state: no bin has run in {state}; name its settings with --config")
     reason = remembered_hazard(state)
     forget_hazard(state)
     print(f"{reason}: forgotten; restart the bin to end its alarm" if reason else f"{state}: no hazard is noted there")

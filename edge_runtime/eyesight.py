@@ -20,6 +20,8 @@ BLACK, WHITE = 6.0, 249.0
 LASTS_MS = 2000.0
 # Less than this share of the sharpness that the lens had at its best is blurred.
 BLURRED_SHARE = 0.3
+# In a picture darker than this the sensor's noise is sharper than the chute.
+_DUSK = 40.0
 _SMALL = (160, 120)
 _SHARPEST_FORGETS = 1e-6  # a frame: two weeks at ten a second forget half of what a lucky frame promised
 
@@ -77,6 +79,7 @@ class Eyesight:
         else:
             blind = False
             relative = sharpness / brightness**2  # it comes and goes with the light
+            empty &= brightness >= _DUSK
             if empty:
                 self._sharpest = max(self._sharpest * (1 - _SHARPEST_FORGETS), relative)
             if empty and relative < BLURRED_SHARE * self._sharpest:
@@ -110,5 +113,5 @@ def measure(pixels_hwc: Pixels) -> tuple[float, float]:
 def _remembered(memory: Path | None) -> float:
     try:
         return float(json.loads(memory.read_text())["sharpest"]) if memory and memory.is_file() else 0.0
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return 0.0  # damaged: learnt anew

@@ -23,7 +23,8 @@ class Health:
         decisions: items by kind of decision.
         blind_openings: how often the chute was emptied to residual, uncounted, because for long the camera did not see
             or nothing rested before it.
-        hazards: hazards since the start; hazard: the last one that nobody has said to be gone, in words.
+        hazards: hazards since the start; hazard: the last one that nobody has said to be gone, in words;
+            alarm_failed: "" or why its alarm could not be given yet.
         lid: "ok" or what went wrong with it last.
         outbox_depth, dropped, quarantined: of the outbox; storage: "" or what happened to it at the start.
         outbox_full_pct: how full it is; outbox_days_left: days until it is, at the pace since the start and with no hub
@@ -47,6 +48,7 @@ class Health:
     blind_openings: int = 0
     hazards: int = 0
     hazard: str = ""
+    alarm_failed: str = ""
     lid: str = "ok"
     storage: str = ""
     outbox_depth: int = 0
@@ -84,7 +86,12 @@ def remember_hazard(state: Path, reason: str) -> None:
 def remembered_hazard(state: Path) -> str:
     """Return the hazard that nobody has yet said to be gone; "" if there is none."""
     path = state / _HAZARD_NAME
-    return path.read_text(errors="replace") if path.is_file() else ""
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"perhaps one: {path} cannot be read ({error.strerror})"
 
 
 def forget_hazard(state: Path) -> None:

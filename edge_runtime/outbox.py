@@ -43,19 +43,19 @@ _OLDEST = "SELECT seq, CAST(body AS BLOB) FROM event ORDER BY seq LIMIT ?"
 
 
 def open_outbox(path: Path, bin_id: str, max_bytes: int) -> tuple[Outbox, str]:
-    """Open an outbox; set a damaged one aside, as .damaged, and begin a new one: people wait before the bin.
+    """Open an outbox whatever the disk says: people wait before the bin.
+
+    A damaged one is set aside, as .damaged, and a new one begun. Where the disk refuses (full, read-only), events are
+    held in memory: see `Outbox.in_memory`.
 
     Returns:
-        The outbox, and "" or in words what was set aside.
-
-    Raises:
-        StorageError: it cannot be opened, and that is not for damage.
+        The outbox, and "" or in words what is wrong.
     """
     try:
         return Outbox(path, bin_id, max_bytes), ""
     except StorageError as error:
         if not isinstance(error.__cause__, apsw.NotADBError | apsw.CorruptError):
-            raise
+            return Outbox(None, bin_id, max_bytes), f"{error}; events are held in memory and lost with the power"
         aside = path.with_suffix(".damaged")
         path.replace(aside)
         for rest in ("-wal", "-shm"):  # they belong to the damaged file
@@ -68,20 +68,27 @@ class Outbox:
     """append, peek, ack, quarantine, depth.
 
     Args:
-        path: database file; made if missing.
+        path: database file, made if missing; None holds the events in memory.
         bin_id: name that batches carry.
         max_bytes: size of the file at most.
+
+    Attributes:
+        outbox_id: under which the hub knows its numbers.
+        in_memory: whether nothing of it outlives the process.
+        max_bytes: as given.
 
     Raises:
         StorageError: the file cannot be opened, or is no outbox.
     """
 
-    def __init__(self, path: Path, bin_id: str, max_bytes: int = 64 * 1024 * 1024) -> None:
-        self._path, self._bin_id, self._lock = path, bin_id, threading.Lock()
-        self._dropped_in_memory = 0
+    def __init__(self, path: Path | None, bin_id: str, max_bytes: int = 64 * 1024 * 1024) -> None:
+        self._path, self._bin_id, self._lock = path or ":memory:", bin_id, threading.Lock()
+        self.in_memory, self.max_bytes, self._dropped_in_memory = path is None, max_bytes, 0
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = apsw.Connection(str(path))
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = apsw.Connection(str(self._path))
+            self._db.set_busy_timeout(2000)
             for pragma in (
                 f"page_size={_PAGE_BYTES}",
                 "journal_mode=WAL",
@@ -96,9 +103,12 @@ class Outbox:
                 raise apsw.CorruptError(str(verdict))
             self._db.execute(_SCHEMA)
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('outbox_id', ?)", (uuid.uuid4().hex,))
+            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('bin_id', ?)", (bin_id,))
             self.outbox_id = str(self._meta("outbox_id"))
+            if self._meta("bin_id") != bin_id:  # a card copied from another bin would give that bin's numbers again
+                self.begin_anew()
         except (apsw.Error, OSError) as error:
-            raise StorageError(f"{path}: the outbox cannot be opened ({error})") from error
+            raise StorageError(f"{self._path}: the outbox cannot be opened ({error})") from error
 
     def append(self, event: ItemEvent) -> int:
         """Store an event durably and return its number; when full, the oldest events go.
@@ -136,6 +146,17 @@ class Outbox:
         """Set one event aside that the hub will never take; it is kept for a technician."""
         with self._guarded("written"):
             self._with_room(lambda: self._set_aside(seq, reason))
+
+    def last_number(self) -> int:
+        """Return the greatest number ever given to an event here."""
+        return self._count("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'event'")
+
+    def begin_anew(self) -> None:
+        """Take another outbox_id, under which the hub knows no numbers yet; all events that wait are kept."""
+        with self._guarded("written"), self._transaction():
+            self.outbox_id = uuid.uuid4().hex
+            for key, value in (("outbox_id", self.outbox_id), ("bin_id", self._bin_id)):
+                self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
 
     def depth(self) -> int:
         """Return the number of events that wait."""

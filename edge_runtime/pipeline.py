@@ -123,7 +123,9 @@ class Pipeline:
         total_ms = 1000 * (time.perf_counter() - started)
         self.health.lid = "ok" if outcome == "moved" else outcome
         if decision.kind == "hazard":
-            self._raise_alarm(decision)
+            self.health.hazards, self.health.hazard = self.health.hazards + 1, decision.reason
+            self.give_alarm()
+            log.warning("hazard: %s %s", decision.reason, self.health.alarm_failed)
         brightness, sharpness = measure(frame.pixels_hwc)
         preprocess_ms, inference_ms = (
             sum(getattr(r, name) for r in looked) for name in ("preprocess_ms", "inference_ms")
@@ -185,12 +187,10 @@ class Pipeline:
                 return looked
             frame = following
 
-    def _raise_alarm(self, decision: Decision) -> None:
-        self.health.hazards, self.health.hazard = self.health.hazards + 1, decision.reason
-        failed = self.actuator.alarm(decision.reason)
-        if failed:
-            self.health.lid = f"the alarm could not be given: {failed}"
-        log.warning("hazard: %s; %s", decision.reason, self.health.lid)
+    def give_alarm(self) -> None:
+        """Give the alarm for the hazard in the health, or say there why it could not be given."""
+        failed = self.actuator.alarm(self.health.hazard)
+        self.health.alarm_failed = f"the alarm for a hazard could not be given: {failed}" if failed else ""
 
     def _open_if_long_blind(self) -> bool:
         now_ms = self.clock.now().monotonic_ms

@@ -81,6 +81,8 @@ class HttpTransport:
     def post(self, body: bytes) -> Answer:
         """Send one encoded batch."""
         # httpx2 limits the wait for each piece; an answer that drips a byte at a time is cut off here.
+        if self._client.is_closed:  # it was cut off
+            self._client = self._connect()
         client, late = self._client, threading.Event()
 
         def cut_off() -> None:
@@ -98,13 +100,11 @@ class HttpTransport:
                     if len(answer) > _MAX_ANSWER_BYTES:
                         raise UplinkError(f"{self._url}: the answer is too long")
                 return Answer(response.status_code, bytes(answer))
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError) as error:  # RuntimeError: closed under us
             words = "the answer comes too slowly" if late.is_set() else error or type(error).__name__
             raise UplinkError(f"{self._url}: {words}") from error
         finally:
             patience.cancel()
-            if late.is_set():
-                self._client = self._connect()
 
     def close(self) -> None:
         """Close the connection."""
@@ -216,6 +216,7 @@ class Uplink:
     def __init__(self, outbox: Outbox, transport: Transport, config: UplinkConfig, clock: Clock) -> None:
         self._outbox, self._transport, self._config, self._clock = outbox, transport, config, clock
         self._limit, self._failures, self._quarantined = config.batch_events, 0, 0
+        self._began_anew = False
         self._urgent = threading.Event()
         self._stop, self._thread = threading.Event(), threading.Thread(target=self._run, name="uplink", daemon=True)
         self.alarm = self.last_error = ""
@@ -247,6 +248,12 @@ class Uplink:
                 raise WireError("the receipt is of another outbox")
         except WireError as error:
             return self._back_off(str(error))
+        if receipt.acked_seq > self._outbox.last_number():
+            # A restored or copied card gives numbers that the hub has seen: it would take new events for repeats.
+            if not self._began_anew:  # an honest hub can say this once
+                self._began_anew = True
+                self._outbox.begin_anew()
+            return self._back_off("the hub's receipt is of later events than this outbox ever held")
         self._outbox.ack(min(receipt.acked_seq, batch.events[-1][0]))
         self._failures, self._quarantined, self.alarm, self.last_error = 0, 0, "", ""
         self._limit = min(self._limit * 2, self._config.batch_events)

@@ -11,6 +11,7 @@ import threading
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -39,7 +40,7 @@ class View:
             timeout = 10  # of a connection that says nothing
 
             def do_GET(self) -> None:
-                host = self.headers.get("Host", "").rpartition(":")[0].strip("[]")
+                host = urlsplit("//" + self.headers.get("Host", "")).hostname or ""
                 if host not in ("localhost", config.host) and not _is_address(host):
                     self.send_error(
                         403, "ask by address"

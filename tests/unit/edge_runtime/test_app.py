@@ -25,9 +25,12 @@ from edge_runtime.app import run
 from edge_runtime.classify import Classified, Classifier
 from edge_runtime.commands import app as edge
 from edge_runtime.config import EdgeConfig
-from edge_runtime.health import days_left
+from edge_runtime.health import days_left, remember_hazard
+from edge_runtime.outbox import Outbox
+from edge_runtime.pipeline import Pipeline
 from vision.decision import Decision, Prediction
-from vision.errors import ConfigError
+from vision.errors import ActuatorError, ConfigError, StorageError
+from vision.frames import Frame
 from vision.simulator.world import read_ledger
 
 ROOT = Path(__file__).parents[3]
@@ -187,7 +190,7 @@ def test_a_hazard_outlives_a_power_cut_until_a_person_says_that_it_is_gone(
         patch.setattr(Classifier, "classify", lambda *_: Classified(_PREDICTION, hazardous, 1.0, 1.0))
         run(config)
     assert alarms == ["hazardous at 0.60"] * 2
-    for words in ("hazardous at 0.60, before this start", ""):
+    for words in ("hazardous at 0.60", ""):
         health = run(config)  # the world has ended: no item comes
         assert (health.items, health.hazard) == (0, words)
         assert json.loads((state / "health.json").read_text())["hazard"] == words
@@ -195,6 +198,64 @@ def test_a_hazard_outlives_a_power_cut_until_a_person_says_that_it_is_gone(
         done = CliRunner().invoke(edge, ["hazard-gone", f"--set=state={state}"])
         assert done.exit_code == 0
         assert ("forgotten" in done.output) == bool(words)
+
+
+def test_an_alarm_that_failed_is_tried_again_until_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, tries = _config(tmp_path, "camera.items=3"), []
+
+    def alarm(self: SimulatedLid, reason: str) -> None:
+        tries.append(reason)
+        if len(tries) < 4:
+            raise ActuatorError("no controller answers")
+
+    monkeypatch.setattr(SimulatedLid, "alarm", alarm)
+    monkeypatch.setattr("edge_runtime.app._HEALTH_EVERY_S", 0.0)
+    config.state.mkdir(parents=True)
+    remember_hazard(config.state, "hazardous at 0.60")
+    health = run(config)
+    assert len(tries) == 4
+    assert (health.alarm_failed, health.items) == ("", 3)
+
+
+def test_two_bins_never_share_a_state_folder(running: _Bin) -> None:
+    with pytest.raises(StorageError, match=r"a bin runs on .*state already; to look at it set view\.port"):
+        run(load(EdgeConfig, None, [*SMALL, f"state={running.state}"]))
+
+
+def test_neither_a_taken_port_nor_a_log_that_cannot_be_written_keeps_a_bin_from_serving(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        health = run(_config(tmp_path, f"view.port={port}", "log.path=/proc/no/such.log"))
+    assert health.items == 6
+    assert f"127.0.0.1:{port} cannot be bound" in health.settings
+
+
+def test_a_disk_that_takes_nothing_has_events_held_in_memory_until_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file where the outbox's folder should be: SQLite cannot open it, as on a full or a read-only disk."""
+    config = _config(tmp_path, "camera.items=6")
+    (config.state / "outbox.sqlite").mkdir(parents=True)
+    monkeypatch.setattr("edge_runtime.app._HEALTH_EVERY_S", 0.0)
+    seen: list[tuple[bool, str]] = []
+    serve = Pipeline.serve
+
+    def watched(pipeline: Pipeline, frame: Frame) -> Any:
+        event = serve(pipeline, frame)
+        seen.append((pipeline.outbox.in_memory, pipeline.health.storage))
+        if len(seen) == 3:
+            (config.state / "outbox.sqlite").rmdir()
+        return event
+
+    monkeypatch.setattr(Pipeline, "serve", watched)
+    health = run(config)
+    assert (health.items, health.unrecorded, health.storage) == (6, 0, "")
+    assert [memory for memory, _ in seen] == [True] * 3 + [False] * 3
+    assert "held in memory" in seen[0][1]
+    with Outbox(config.state / "outbox.sqlite", config.bin_id) as outbox:
+        assert outbox.depth() == 6
 
 
 def test_the_log_is_bounded(tmp_path: Path) -> None:

@@ -287,7 +287,8 @@ def test_an_alarm_that_cannot_be_given_is_told(tmp_path: Path, shipped: Path, mo
     monkeypatch.setattr(parts.lid, "alarm", lambda reason: 1 / 0)
     _says(parts, monkeypatch, ("hazardous", 0.9))
     parts.pipeline.run(threading.Event())
-    assert parts.health.lid.startswith("the alarm could not be given")
+    assert parts.health.alarm_failed.startswith("the alarm for a hazard could not be given")
+    assert parts.health.lid == "ok"
     assert len(_events(parts)) == 4
 
 

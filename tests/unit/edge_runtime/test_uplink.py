@@ -141,9 +141,22 @@ def test_a_200_without_this_outboxs_receipt_is_no_acknowledgement(outbox: Outbox
 
 def test_a_receipt_beyond_what_was_sent_acknowledges_only_what_was_sent(outbox: Outbox) -> None:
     hub = HubDouble()
-    hub.answer = Answer(200, encode_receipt(Receipt(outbox.outbox_id, 10**9)))
+    hub.answer = Answer(200, encode_receipt(Receipt(outbox.outbox_id, 15)))
     _run(outbox, hub, 1)
     assert outbox.depth() == 12
+
+
+def test_a_receipt_for_events_that_never_were_acknowledges_nothing(outbox: Outbox) -> None:
+    class Boasting(HubDouble):
+        def post(self, body: bytes) -> Answer:
+            return Answer(200, encode_receipt(Receipt(decode_batch(body).outbox_id, 10**9)))
+
+    before = outbox.outbox_id
+    uplink, _ = _run(outbox, Boasting(), 1)
+    once = outbox.outbox_id
+    assert once != before
+    uplink.step()
+    assert (outbox.depth(), outbox.outbox_id) == (20, once)
 
 
 def test_one_poisoned_event_is_quarantined_and_all_others_arrive(outbox: Outbox) -> None:
@@ -319,3 +332,48 @@ def test_https_trusts_the_certificate_it_was_given_and_no_other(tmp_path: Path, 
     server.server_close()
     with pytest.raises(ConfigError, match=r"uplink: .*none\.pem"):
         open_transport(UplinkConfig(url=url, ca=tmp_path / "none.pem"))
+
+
+class MarkingHub:
+    """Keeps a mark for each outbox, as the hub does: what is not beyond it is a repeat."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, list[int]] = {}
+
+    def post(self, body: bytes) -> Answer:
+        batch = decode_batch(body)
+        held = self.stored.setdefault(batch.outbox_id, [])
+        held += [seq for seq, _ in batch.events if seq > max(held, default=0)]
+        return Answer(200, encode_receipt(Receipt(batch.outbox_id, held[-1])))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("bin_id", ["a", "b"], ids=["restored", "another bin's"])
+def test_a_copied_card_loses_no_event_to_numbers_that_the_hub_has_seen(
+    tmp_path: Path, make_event: Make, bin_id: str
+) -> None:
+    hub = MarkingHub()
+
+    def drain(outbox: Outbox) -> None:
+        uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub"), SystemClock())
+        for _ in range(4):
+            uplink.step()
+        assert outbox.depth() == 0
+
+    with Outbox(tmp_path / "o.sqlite", "a") as first:
+        for _ in range(5):
+            first.append(make_event())
+        drain(first)
+    shutil.copy(tmp_path / "o.sqlite", tmp_path / "copy.sqlite")
+    with Outbox(tmp_path / "o.sqlite", "a") as first:
+        for _ in range(10):
+            first.append(make_event())
+        drain(first)
+    with Outbox(tmp_path / "copy.sqlite", bin_id) as copy:
+        assert [copy.append(make_event()) for _ in range(3)] == [6, 7, 8]
+        drain(copy)
+        assert copy.outbox_id != first.outbox_id
+        assert hub.stored[copy.outbox_id] == [6, 7, 8]
+    assert hub.stored[first.outbox_id] == list(range(1, 16))
