@@ -72,7 +72,7 @@ def evaluate(
     from dataclasses import replace
 
     from training.evaluate import evaluate as evaluate_bundle
-    from training.evaluate import with_foreign
+    from training.evaluate import trained_groups, with_foreign
     from training.report import write_evaluation
     from vision.datasets import UNKNOWN, open_dataset, read_label_map
     from vision.errors import ConfigError
@@ -87,9 +87,8 @@ def evaluate(
     else:
         wanted = "val" if split is None else split
         dataset = whole.select(wanted) if wanted else whole
-    measured = {s.split for s in dataset.samples}
-    trained = {s.group for s in whole.samples if s.split == "train"} if "train" not in measured else set()
     chosen = _bundle(bundle)
+    trained = trained_groups(chosen, whole) if all(s.split != "train" for s in dataset.samples) else set()
     if foreign:
         dataset = with_foreign(dataset, open_dataset(foreign, names, unmapped=UNKNOWN), chosen)
     result = evaluate_bundle(chosen, dataset, threads, progress("evaluating"), trained)

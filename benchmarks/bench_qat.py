@@ -72,7 +72,7 @@ def measure() -> Iterator[dict[str, Any]]:
     _, _, config = load_trained(RUN)
     train, val = open_training_data(config.data, config.seed, RUN / "pictures")
     for per_channel in (True, False):
-        folder = OUT / ("per-channel" if per_channel else "per-tensor")
+        folder = OUT / f"{'per-channel' if per_channel else 'per-tensor'}-{checkpoint.digest(RUN)[:12]}"
         if not (folder / "float.onnx").is_file():
             train_rounded(folder, per_channel)
             export(folder, folder / "float.onnx")
@@ -100,6 +100,7 @@ def train_rounded(folder: Path, per_channel: bool) -> None:
     places = _fold(model)
     for parent, at, _ in places:
         parametrize.register_parametrization(parent[at], "weight", RoundedWeight(per_channel))
+    parametrize.register_parametrization(model.head, "weight", RoundedWeight(per_channel))
     for module in _rounded_outputs(model):
         module.register_forward_hook(RoundedOutput())
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
@@ -117,6 +118,7 @@ def train_rounded(folder: Path, per_channel: bool) -> None:
             loss.backward()
             optimizer.step()
     _unfold(places)
+    parametrize.remove_parametrizations(model.head, "weight", leave_parametrized=False)
     state = checkpoint.load(RUN) or {}
     checkpoint.save(folder, {**state, "kept": model.state_dict()})
     (folder / "config.json").write_text((RUN / "config.json").read_text())
@@ -129,7 +131,9 @@ def _fold(model: Classifier) -> list[tuple[nn.Sequential, int, nn.BatchNorm2d]]:
         for at in range(len(parent) - 1):
             first, second = parent[at], parent[at + 1]
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                parent[at], parent[at + 1] = fuse_conv_bn_eval(first.eval(), second.eval()), nn.Identity()
+                folded: Any = fuse_conv_bn_eval(first.eval(), second.eval())
+                folded.bias.requires_grad_(True)  # torch makes the shift of the normalisation a constant
+                parent[at], parent[at + 1] = folded, nn.Identity()
                 places.append((parent, at, second))
     return places
 

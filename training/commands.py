@@ -222,8 +222,11 @@ def data_split(
     if target.exists():
         raise ConfigError(f"{target}: is there already; name another file with --out, or remove it")
     dataset = open_dataset(data, read_label_map(label_map) if label_map else None)
-    done = regroup(dataset, check(dataset, progress("comparing")), val_share)
+    found = check(dataset, progress("comparing"))
+    done = regroup(dataset, found, val_share)
     write_index(done, target)
+    for _, why in found.unreadable:
+        print(f"left out: {why}")
     for split, counts in label_counts(done).items():
         print(f"{split:<8}" + "  ".join(f"{label} {number}" for label, number in counts.items()))
     print(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +21,8 @@ from vision.frames import Pixels
 from vision.preprocess import PreprocessSpec, preprocess
 from vision.simulator.catalogue import CATALOGUE
 from vision.simulator.dataset import simulator_dataset
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
@@ -52,6 +55,17 @@ def open_training_data(config: DataConfig, seed: int, scratch: Path) -> tuple[Da
     if config.drop_suspect:
         kept = tuple(s for s in train.samples if not s.suspect)
         train = Dataset(train.name, kept, train.licence, train.left_out)
+    log.info("training on %s", ", ".join(f"{name} {n}" for name, n in sorted(train.counts().items())))
+    if dataset.left_out:
+        log.warning(
+            "%s: left out, for no label has that name: %s; see --set data.label_map=...", dataset.name,
+            ", ".join(f"{name} ({n})" for name, n in dataset.left_out),
+        )  # fmt: skip
+    if both := {s.group for s in train.samples} & {s.group for s in val.samples}:
+        log.warning(
+            "%s: %d groups are in train and val; what is fitted on val takes only pictures of the others", dataset.name,
+            len(both),
+        )  # fmt: skip
     if unseen := val.labels() - train.labels():
         raise DatasetError(f"{dataset.name}: labels in val but not in train: {', '.join(sorted(unseen))}")
     return train, val
@@ -62,8 +76,15 @@ def open_foreign_data(config: DataConfig, labels: Collection[str], split: str, s
 
     Args:
         scratch: folder where simulator pictures are rendered to.
+
+    Raises:
+        DatasetError: a set has no such picture.
     """
-    sets = [open_dataset(root, unmapped=UNKNOWN) for root in config.foreign]
+    label_map = read_label_map(config.label_map) if config.label_map else None
+    sets = [open_dataset(root, label_map, unmapped=UNKNOWN) for root in config.foreign]
+    for root, foreign in zip(config.foreign, sets, strict=True):
+        if not any(s.split == split and s.label not in labels for s in foreign.samples):
+            raise DatasetError(f"data.foreign: {root}: no picture of another label in its split {split!r}")
     others = tuple(label for label in CATALOGUE if label not in labels)
     if config.foreign_simulated and others:
         sets.append(simulator_dataset(scratch, config.foreign_simulated, seed, others))

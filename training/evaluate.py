@@ -6,6 +6,7 @@ One of the three files that know onnxruntime. The session options are those of t
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,6 +178,7 @@ def judge(
     figures: dict[str, Any] = {
         "dataset": dataset.name,
         "dataset_sha256": digest,
+        "splits": dict(Counter(s.split or "none" for s in samples)),
         "pictures": len(samples),
         "accuracy": metrics.accuracy(matrix),
         **_by_group(samples, correct_n, trained_groups),
@@ -186,7 +188,7 @@ def judge(
         "calibration_error": metrics.calibration_error(confidence_n, correct_n),
         "coverage_at_risk": {str(r): metrics.coverage_at(confidence_n, correct_n, r) for r in (0.01, 0.02, 0.05)},
         # Thresholds and temperature look better on the very pictures that they were fitted on.
-        "policy_fitted_on_these_pictures": manifest.lineage.get("val_sha256") == digest,
+        "policy_fitted_on_these_pictures": manifest.lineage.get("val_sha256") in (digest, _digest(samples, "val")),
         "decided_share": float(decided_n.mean()),
         "decided_accuracy": float(correct_n[decided_n].mean()) if decided_n.any() else None,
         "ms_per_picture": {
@@ -203,6 +205,18 @@ def judge(
             "called_known": float(np.mean([kind == "known" for kind in np.array(decisions)[~known]])),
         }
     return predictions, figures, matrix
+
+
+def trained_groups(bundle: Path, whole: Dataset) -> set[str]:
+    """Return the groups of the set's training part, if that is what the bundle was trained on; none otherwise."""
+    train = tuple(s for s in whole.samples if s.split == "train")
+    unsuspected = tuple(s for s in train if not s.suspect)
+    digests = [replace(whole, samples=some).digest() for some in (train, unsuspected)]
+    return {s.group for s in train} if read_manifest(bundle).lineage.get("train_sha256") in digests else set()
+
+
+def _digest(samples: list[Sample], split: str) -> str:
+    return Dataset("", tuple(s for s in samples if s.split == split)).digest()
 
 
 def _interval(groups: list[str], statistic: Callable[[Any], float]) -> list[float]:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 
 from training import checkpoint
 from training.data import Pictures, open_foreign_data, open_training_data
 from training.evaluate import Outputs, Watch, judge, open_session, run_graph
 from training.models import Classifier
-from training.policy import TARGET_PRECISION, centroids, cross_fitted_figures, fit_policy
+from training.policy import MIN_PICTURES, TARGET_PRECISION, centroids, cross_fitted_figures, fit_policy
 from training.recipes.finetune import load_trained, no_denormals
 from vision.bundle import Manifest, Probe, Tensors, probe_frame, write_bundle
 from vision.datasets import Dataset
@@ -76,7 +77,7 @@ def export(run: Path, out: Path, threads: int = 2, watch: Watch = iter) -> Manif
         },
         data_licences={d.name: d.licence for d in (foreign, train) if d.samples},
     )
-    return write_measured(out, onnx_bytes, manifest, val, outputs)
+    return write_measured(out, onnx_bytes, manifest, train, val, outputs)
 
 
 def fit_on(
@@ -89,12 +90,21 @@ def fit_on(
     labels: tuple[str, ...],
     watch: Watch = iter,
 ) -> tuple[EmbeddingStats, DecisionPolicy]:
-    """Fit embedding statistics on training pictures as the bin sees them, and the policy on val pictures."""
+    """Fit embedding statistics on training pictures as the bin sees them, the policy on val pictures (`held_out`)."""
     train_outputs = run_graph(session, tensors, spec, Pictures(train.samples, 0), watch)
     stats = centroids(train_outputs.embeddings_nd, np.array([labels.index(s.label) for s in train.samples]))
     scores = np.array([stats.unknown_score(e) for e in val_outputs.embeddings_nd])
-    targets = np.array([labels.index(s.label) for s in val.samples])
-    return stats, fit_policy(val_outputs.logits_nk, targets, scores, labels)
+    targets, fresh = np.array([labels.index(s.label) for s in val.samples]), held_out(train, val)
+    return stats, fit_policy(val_outputs.logits_nk[fresh], targets[fresh], scores[fresh], labels)
+
+
+def held_out(train: Dataset, val: Dataset) -> NDArray[np.bool_]:
+    """Return which val pictures show objects that training did not: confidence is fitted on those, for a network is
+    surer of what it has seen. All of val if they are fewer than a policy can be fitted on.
+    """
+    trained = {s.group for s in train.samples}
+    fresh = np.array([s.group not in trained for s in val.samples])
+    return fresh if fresh.sum() >= MIN_PICTURES * len(val.labels()) else np.ones_like(fresh)
 
 
 def known_answer(session: InferenceSession, tensors: Tensors, spec: PreprocessSpec, precision: str) -> Probe:
@@ -104,15 +114,21 @@ def known_answer(session: InferenceSession, tensors: Tensors, spec: PreprocessSp
     return Probe(logits, PROBE_TOLERANCE[precision], embedding)
 
 
-def write_measured(out: Path, onnx_bytes: bytes, manifest: Manifest, val: Dataset, outputs: Outputs) -> Manifest:
+def write_measured(
+    out: Path, onnx_bytes: bytes, manifest: Manifest, train: Dataset, val: Dataset, outputs: Outputs
+) -> Manifest:
     """Add the val figures to a manifest and write the bundle."""
-    _, figures, _ = judge(manifest, val, outputs)
+    _, figures, _ = judge(manifest, val, outputs, {s.group for s in train.samples})
     del figures["ms_per_picture"]  # a time belongs to a machine, not to a model
-    targets = np.array([manifest.labels.index(s.label) for s in val.samples])
-    groups = [s.group for s in val.samples]
-    # The policy in the bundle is fitted on all of val; what it does there would flatter it.
-    scores = np.array([manifest.stats.unknown_score(e) for e in outputs.embeddings_nd])
-    figures |= cross_fitted_figures(outputs.logits_nk, targets, scores, groups, manifest.labels)
+    # What the policy does on the pictures it was fitted on would flatter it, and so would those of trained objects.
+    fresh = held_out(train, val)
+    samples = [s for s, is_fresh in zip(val.samples, fresh, strict=True) if is_fresh]
+    targets = np.array([manifest.labels.index(s.label) for s in samples])
+    scores = np.array([manifest.stats.unknown_score(e) for e in outputs.embeddings_nd[fresh]])
+    figures |= cross_fitted_figures(
+        outputs.logits_nk[fresh], targets, scores, [s.group for s in samples], manifest.labels
+    )
+    figures["policy_pictures"] = len(samples)
     del figures["policy_fitted_on_these_pictures"]
     figures["target_precision"] = TARGET_PRECISION
     return write_bundle(out, onnx_bytes, replace(manifest, metrics={**manifest.metrics, "val": figures}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,9 +66,11 @@ def cross_fitted_figures(
     The policy of a fold is fitted on the other folds; a group is never on both sides.
 
     Returns:
-        calibration_error, decided_share, decided_accuracy (None if nothing is decided).
+        calibration_error, decided_share, decided_accuracy (None if nothing is decided); all None for a single group.
     """
     _, group_n = np.unique(np.asarray(groups), return_inverse=True)
+    if len(set(groups)) < 2:
+        return dict.fromkeys(("calibration_error", "decided_share", "decided_accuracy"))
     fold_n = np.random.default_rng(0).permutation(int(group_n.max()) + 1)[group_n] % folds
     predicted = logits_nk.argmax(1)
     confidence, decided = np.zeros(len(targets_n)), np.zeros(len(targets_n), dtype=bool)
@@ -110,4 +113,5 @@ def _lowest_confidence(confidence_n: Floats, correct_n: NDArray[np.bool_]) -> fl
     order = np.argsort(-confidence_n, kind="stable")
     precision = np.cumsum(correct_n[order]) / np.arange(1, len(order) + 1)
     good = np.flatnonzero(precision >= TARGET_PRECISION)
-    return round(float(confidence_n[order][good[-1]]) - 1e-6, 5) if len(good) else TARGET_PRECISION
+    # Rounded down: the picture itself must pass.
+    return math.floor(1e5 * float(confidence_n[order][good[-1]])) / 1e5 if len(good) else TARGET_PRECISION

@@ -102,7 +102,7 @@ def quantize(
         metrics={"int8_against_float": loss.to_dict()},
         lineage={**source.lineage, "float_bundle_sha256": bundle_digest(data)},
     )
-    return write_measured(out, onnx_bytes, manifest, val, outputs)
+    return write_measured(out, onnx_bytes, manifest, train, val, outputs)
 
 
 def quantized_graph(bundle: Path, source: Manifest, train: Dataset, scheme: Scheme, watch: Watch = iter) -> bytes:

@@ -174,7 +174,8 @@ def _write(
 def _thumbnail(path: Path) -> str:
     pixels = read_image(path)
     scale = 200 / max(pixels.shape[:2])
-    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    size_px = (max(1, round(scale * pixels.shape[1])), max(1, round(scale * pixels.shape[0])))
+    small = cv2.resize(pixels, size_px, interpolation=cv2.INTER_AREA)
     return base64.b64encode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
 
 

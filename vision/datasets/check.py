@@ -160,7 +160,10 @@ def write_index(dataset: Dataset, path: Path) -> None:
             raise DatasetError(f"{path}: {s.path} is not below its folder; write the index into the set's own folder")
         name = s.path.resolve().relative_to(root).as_posix()
         writer.writerow((name, s.label, s.split, s.group, int(s.suspect), licence))
-    write_atomically(path, table.getvalue().encode())
+    try:
+        write_atomically(path, table.getvalue().encode())
+    except UnicodeEncodeError as error:
+        raise DatasetError(f"{path}: a picture's name is not UTF-8 ({error.object!r:.80}); rename it") from error
 
 
 def perceptual_hashes(pixels_hwc: Pixels) -> NDArray[np.uint64]:

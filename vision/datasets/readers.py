@@ -22,6 +22,12 @@ LICENCES = {
     "CC-BY-4.0": "CC BY 4.0",
 }
 
+# Names of splits as public sets spell them -> ours.
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 VAL_SHARE = 0.2
 LabelMap = Mapping[str, str | None]
 # What a label map calls things that are none of a bundle's labels, to measure the unknown test on them.
@@ -58,13 +64,18 @@ def read_index(index: Path, label_map: LabelMap | None = None, unmapped: str | N
         DatasetError: the file lacks a column, names a missing picture, or leaves no sample.
     """
     root = index.parent
-    with index.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if missing := {"path", "label"} - set(reader.fieldnames or ()):
-            raise DatasetError(f"{index}: column missing: {', '.join(sorted(missing))}")
-        rows = list(reader)
+    try:
+        with index.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if missing := {"path", "label"} - set(reader.fieldnames or ()):
+                raise DatasetError(f"{index}: column missing: {', '.join(sorted(missing))}")
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{index}: not a readable table ({error}); save it as CSV in UTF-8") from error
     samples, left_out, licences = [], Counter[str](), set()
     for line, row in enumerate(rows, start=2):
+        if row["path"] is None or row["label"] is None:
+            raise DatasetError(f"{index}, line {line}: path or label missing")
         label = _mapped(row["label"], label_map, unmapped)
         if label is None:
             left_out[row["label"]] += 1
@@ -73,24 +84,23 @@ def read_index(index: Path, label_map: LabelMap | None = None, unmapped: str | N
         if not path.is_file():
             raise DatasetError(f"{index}, line {line}: no such picture: {row['path']}")
         licences.add(row.get("licence") or "")
-        suspect = row.get("label_suspect") == "1"
-        samples.append(
-            Sample(path, row["path"], label, row.get("split") or "", row.get("group") or row["path"], suspect)
-        )
+        split, suspect = (row.get("split") or "").strip(), row.get("label_suspect") == "1"
+        split = _SPLITS.get(split.lower(), split)
+        samples.append(Sample(path, row["path"], label, split, row.get("group") or row["path"], suspect))
     licence = ", ".join(sorted(licences - {""})) or _licence_of(root)
     return _checked(root, samples, left_out, licence)
 
 
 def read_class_folders(root: Path, label_map: LabelMap | None = None, unmapped: str | None = None) -> Dataset:
-    """Read a folder with one sub-folder for each class, or with train/ and val/ above those.
+    """Read a folder with one sub-folder for each class, or with train/, val/ or valid/, test/ above those.
 
-    Without train/ and val/ the split is drawn by `split_by_group`, each picture its own group.
+    Where there is no val/ it is drawn from train/, or from everything, by `split_by_group`, each picture its own group.
     """
     samples, left_out = [], Counter[str]()
-    has_splits = (root / "train").is_dir() and (root / "val").is_dir()
+    has_splits = any(_SPLITS.get(folder.name.lower()) == "train" for folder in root.iterdir() if folder.is_dir())
     for path in image_paths(root):
         parts = path.relative_to(root).parts
-        split = parts[0] if has_splits and parts[0] in ("train", "val", "test") else ""
+        split = _SPLITS.get(parts[0].lower(), "") if has_splits and len(parts) > 1 else ""
         folders = parts[1:-1] if split else parts[:-1]
         folder = folders[-1] if folders else "(no folder)"
         label = _mapped(folder, label_map, unmapped)
@@ -101,8 +111,9 @@ def read_class_folders(root: Path, label_map: LabelMap | None = None, unmapped: 
         samples.append(Sample(path, name, label, split, name))
     if not samples and not left_out:
         raise DatasetError(f"{root}: no picture in it. Expected one sub-folder of pictures for each label.")
-    if not has_splits:
-        samples = list(split_by_group(samples, VAL_SHARE))
+    if not any(s.split == "val" for s in samples):
+        kept = [s for s in samples if s.split == "test"]
+        samples = [*split_by_group([s for s in samples if s.split != "test"], VAL_SHARE), *kept]
     return _checked(root, samples, left_out, _licence_of(root))
 
 
@@ -144,4 +155,4 @@ def _checked(root: Path, samples: list[Sample], left_out: Counter[str], licence:
             f"{root}: no picture has a known label. Found: {found}. "
             f"Known: {', '.join(MATERIALS_1.labels)}. Map names to labels with --label-map."
         )
-    return Dataset(root.name, tuple(samples), licence, tuple(left_out.most_common()))
+    return Dataset(root.resolve().name, tuple(samples), licence, tuple(left_out.most_common()))

@@ -73,7 +73,7 @@ class Dataset:
         total = hashlib.sha256()
         for sample in sorted(self.samples, key=lambda s: s.name):
             picture = hashlib.sha256(sample.path.read_bytes()).hexdigest()
-            total.update(f"{sample.name}\t{sample.label}\t{sample.split}\t{picture}\n".encode())
+            total.update(_bytes(f"{sample.name}\t{sample.label}\t{sample.split}\t{picture}\n"))
         return total.hexdigest()
 
 
@@ -92,8 +92,9 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
 def split_by_group(samples: Iterable[Sample], val_share: float) -> tuple[Sample, ...]:
     """Assign "train" or "val" so that no group is on both sides, label by label.
 
-    Groups are taken into val in the order of a hash of their names until a label's val part holds `val_share` of its
-    pictures: the split is the same on every machine and for every seed, and pictures that come later hardly move it.
+    Groups are taken into val in the order of a hash of their names, each that brings a label's val part nearer to
+    `val_share` of its pictures; of two or more groups, one at least. The split is the same on every machine and for
+    every seed, and pictures that come later hardly move it.
 
     Args:
         samples: any splits they have are replaced.
@@ -105,8 +106,17 @@ def split_by_group(samples: Iterable[Sample], val_share: float) -> tuple[Sample,
         sizes = Counter(s.group for s in ordered if s.label == label)
         wanted = val_share * sum(sizes.values())
         taken = float(sum(size for name, size in sizes.items() if side.get(name) == "val"))
-        for name in sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest()):
-            if name not in side:
-                side[name] = "val" if taken < wanted else "train"
-                taken += sizes[name] if side[name] == "val" else 0
+        free = sorted(
+            (name for name in sizes if name not in side), key=lambda name: hashlib.sha256(_bytes(name)).digest()
+        )
+        for name in free:
+            side[name] = "val" if taken + sizes[name] / 2 <= wanted else "train"
+            taken += sizes[name] if side[name] == "val" else 0
+        if not taken and len(free) > 1:
+            side[min(free, key=lambda name: sizes[name])] = "val"
     return tuple(replace(s, split=side[s.group]) for s in ordered)
+
+
+def _bytes(name: str) -> bytes:
+    """Return a file's name as the file system has it, UTF-8 or not."""
+    return name.encode(errors="surrogateescape")

@@ -13,7 +13,7 @@ from training.data import (  # noqa: E402
     Pictures,
     open_training_data,
 )
-from training.evaluate import evaluate, open_session, run_graph, with_foreign  # noqa: E402
+from training.evaluate import evaluate, open_session, run_graph, trained_groups, with_foreign  # noqa: E402
 from training.export import compare_with_torch  # noqa: E402
 from training.models import build  # noqa: E402
 from training.quantize import VIEWS, compare, quantize, views  # noqa: E402
@@ -171,6 +171,19 @@ def test_reports_are_self_contained_pages_with_the_mistakes(
         assert 'src="http' not in text
     assert text.count("<figure>") == min(mistakes, 24)
     assert json.loads((tmp_path / "e" / "evaluation.json").read_text()) == result.figures
+
+
+def test_only_a_set_that_the_bundle_was_trained_on_has_near_duplicates_in_training(
+    bundles: tuple[Path, Path], pictures: Path
+) -> None:
+    whole = open_dataset(pictures)
+    train = {s.group for s in whole.samples if s.split == "train"}
+    assert trained_groups(bundles[1], whole) == train
+    other = replace(whole, samples=tuple(s for s in whole.samples if s.label != "organic"))
+    assert trained_groups(bundles[1], other) == set()
+    figures = evaluate(bundles[1], whole).figures
+    assert figures["policy_fitted_on_these_pictures"]  # among others
+    assert figures["splits"] == {"train": 240, "val": 60}
 
 
 def test_evaluating_on_labels_that_the_bundle_lacks_is_an_error(

@@ -27,7 +27,7 @@ from training.data import (  # noqa: E402
 from training.models import build  # noqa: E402
 from training.recipes.finetune import finetune, load_trained, predict_logits  # noqa: E402
 from vision.datasets import Dataset, Sample, open_dataset  # noqa: E402
-from vision.errors import ConfigError  # noqa: E402
+from vision.errors import ConfigError, DatasetError  # noqa: E402
 from vision.simulator.dataset import simulator_dataset  # noqa: E402
 
 NETWORK = "resnet18"
@@ -93,6 +93,19 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(ConfigError, match=r"checkpoint\.pt: not a readable checkpoint"):
         checkpoint.load(tmp_path)
+
+
+def test_a_set_of_foreign_things_that_brings_none_is_an_error_and_the_map_holds_for_it_too(
+    settings: list[str], picture_folder: Path, tmp_path: Path
+) -> None:
+    (picture_folder / "paper").rename(picture_folder / "Papier")
+    (tmp_path / "map.json").write_text(json.dumps({"Papier": "paper", "glass": "glass"}))
+    foreign = (f"data.foreign=[{picture_folder}]", f"data.label_map={tmp_path / 'map.json'}")
+    config = _config(settings, tmp_path / "run", *foreign).data
+    names = open_foreign_data(config, ("glass",), "train", 0, tmp_path).samples
+    assert {s.label for s in names} == {"paper"}
+    with pytest.raises(DatasetError, match=r"data\.foreign: .*no picture of another label in its split 'train'"):
+        open_foreign_data(config, ("glass", "paper"), "train", 0, tmp_path)
 
 
 def test_pictures_of_no_label_make_the_network_doubt(

@@ -1,6 +1,8 @@
 """Readers, label maps, grouped splits."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,71 @@ def test_a_licence_is_named_only_where_its_text_stands(picture_folder: Path) -> 
 def test_a_table_saved_by_a_spreadsheet_is_read(picture_folder: Path) -> None:
     (picture_folder / "splits.csv").write_text("path,label,split\nglass/00.png,glass,train\n", encoding="utf-8-sig")
     assert len(open_dataset(picture_folder).samples) == 1
+
+
+@pytest.mark.parametrize("held", ["valid", "Validation", "val"])
+def test_folders_of_splits_are_read_as_public_sets_name_them(picture_folder: Path, tmp_path: Path, held: str) -> None:
+    for split in ("Train", held, "test"):
+        shutil.copytree(picture_folder, tmp_path / "whole" / split)
+    dataset = open_dataset(tmp_path / "whole")
+    assert {s.name.split("/")[0]: s.split for s in dataset.samples} == {"Train": "train", held: "val", "test": "test"}
+
+
+def test_without_a_val_folder_val_is_drawn_from_train_and_never_from_test(picture_folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(picture_folder, tmp_path / "whole" / split)
+    found = {(s.name.split("/")[0], s.split) for s in open_dataset(tmp_path / "whole").samples}
+    assert found == {("train", "train"), ("train", "val"), ("test", "test")}
+
+
+def test_a_split_is_read_however_it_is_written(picture_folder: Path) -> None:
+    names = sorted(p.relative_to(picture_folder).as_posix() for p in picture_folder.rglob("*.png"))[:3]
+    rows = [f"{name},glass,{split}\n" for name, split in zip(names, (" Train", "VALID", "night"), strict=True)]
+    (picture_folder / "index.csv").write_text("path,label,split\n" + "".join(rows))
+    assert [s.split for s in open_dataset(picture_folder / "index.csv").samples] == ["train", "val", "night"]
+
+
+def test_a_set_is_named_after_its_folder_wherever_one_stands(
+    picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(picture_folder)
+    assert open_dataset(Path()).name == picture_folder.name
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ("path,label\nmüll.jpg,glass\n".encode("latin-1"), "not a readable table .* save it as CSV in UTF-8"),
+        ("path,label\na.jpg,glass\n".encode("utf-16"), "not a readable table"),
+        (b"path,label\na.jpg\n", "line 2: path or label missing"),
+        (b'path,label\n"' + b"x" * 140_000, "not a readable table"),
+    ],
+    ids=["latin-1", "utf-16", "short row", "open quote"],
+)
+def test_a_table_that_is_none_is_an_error_that_names_it(tmp_path: Path, data: bytes, complaint: str) -> None:
+    (tmp_path / "index.csv").write_bytes(data)
+    with pytest.raises(DatasetError, match=rf"index\.csv.*{complaint}"):
+        open_dataset(tmp_path / "index.csv")
+
+
+def test_names_that_are_no_utf_8_are_pictures_like_others(picture_folder: Path) -> None:
+    first = next(picture_folder.rglob("*.png"))
+    first.rename(first.with_name(os.fsdecode(b"m\xfcll.png")))
+    assert len(open_dataset(picture_folder).digest()) == 64
+
+
+@pytest.mark.parametrize(
+    ("sizes", "val"),
+    [([3], 0), ([1, 1], 1), ([90] + [1] * 10, 10), ([1] * 10, 2)],
+    ids=["one group", "two pictures", "one large", "single pictures"],
+)
+def test_every_label_keeps_something_to_train_on(sizes: list[int], val: int) -> None:
+    samples = [
+        Sample(Path(), f"{group}-{i}", "glass", "", f"g{group}")
+        for group, size in enumerate(sizes)
+        for i in range(size)
+    ]
+    assert sum(s.split == "val" for s in split_by_group(samples, 0.2)) == val
 
 
 def test_pictures_that_come_later_hardly_move_the_split() -> None:
