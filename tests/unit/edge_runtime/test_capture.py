@@ -226,3 +226,36 @@ def test_a_film_of_what_the_camera_saw_can_be_played_and_ends_by_itself(
 def make_frames() -> Callable[[int], list[Frame]]:
     rng = np.random.default_rng(0)
     return lambda count: [Frame(rng.integers(0, 255, (48, 64, 3)).astype(np.uint8), i, 0.0) for i in range(count)]
+
+
+@pytest.mark.parametrize("where", ["opening", "reading", "releasing"])
+def test_a_driver_that_does_not_come_back_is_told_wherever_it_hangs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    monkeypatch.setattr("edge_runtime.capture._HUNG_S", 0.2)
+    over = threading.Event()
+
+    def hang(at: str) -> None:
+        if at == where:
+            over.wait(20)
+
+    class Hanging:
+        def __init__(self) -> None:
+            hang("opening")
+
+        def read(self) -> tuple[bool, object]:
+            hang("reading")
+            return False, None
+
+        def release(self) -> None:
+            hang("releasing")
+
+    camera = Recorder(LiveCamera(Hanging, "double", 0.1, SystemClock()), tmp_path / "film.avi", 10.0)
+    assert not camera.hung
+    end = time.monotonic() + 5
+    while not camera.hung and time.monotonic() < end:
+        time.sleep(0.02)
+    hung = camera.hung
+    over.set()
+    camera.close()
+    assert hung

@@ -69,3 +69,16 @@ def test_light_alone_does_not_blur(gain: float) -> None:
     _watch(eyes, _chute(3), 0)
     lit = [np.clip(p * gain, 0, 255).astype(np.uint8) for p in _chute(4)]
     assert set(_watch(eyes, lit, 3)) == {""}
+
+
+def test_dusk_does_not_teach_the_eyes_that_noise_is_sharpness() -> None:
+    eyes = Eyesight(3.0)
+    rng = np.random.default_rng(3)
+    chute = random_chute(320, 240, np.random.default_rng(3))
+    day, start_s = chute.exposure, 0.0
+    for exposure in (1.0, 0.4, 0.15, 0.07, 0.15, 0.4, 1.0):
+        chute.exposure = day * exposure
+        pictures = [expose(chute, None, rng) for _ in range(40)]
+        assert "blurred picture: the lens is covered, dirty or out of focus" not in _watch(eyes, pictures, start_s)
+        start_s += len(pictures) / FPS
+    assert "blurred" in _watch(eyes, _chute(4, "blurred"), start_s)[-1]  # and it still knows a dirty lens

@@ -90,6 +90,28 @@ def test_what_looks_as_it_did_before_is_no_item() -> None:
     assert _watch(trigger, empty) == []  # somebody pulled it out
 
 
+def test_an_item_on_a_glaring_floor_comes_to_rest_though_the_floor_shows_no_noise() -> None:
+    def look(seed: int, item: bool) -> Frame:
+        pixels = np.random.default_rng(seed).normal(290, 10, (120, 160, 3))
+        pixels[:20] -= 110  # a corner in the shade
+        if item:
+            pixels[40:90, 50:110] -= 190
+        return Frame(np.clip(pixels, 0, 255).astype(np.uint8), 0, 0.0)
+
+    frames = [look(i, False) for i in range(80)] + [look(i, True) for i in range(12)]
+    assert len(_watch(Trigger(TriggerConfig()), frames)) == 1
+
+
+def test_the_slope_of_a_shadow_at_the_border_is_no_item() -> None:
+    def look(seed: int, depth: float) -> Frame:
+        shade = 1 - depth / (1 + np.exp((np.arange(160) - 4) / 8))
+        pixels = np.random.default_rng(seed).normal(150, 1.5, (120, 160, 3)) * shade[None, :, None]
+        return Frame(np.clip(pixels, 0, 255).astype(np.uint8), 0, 0.0)
+
+    frames = [look(i, 0.0) for i in range(10)] + [look(i, 0.55) for i in range(30)]
+    assert _watch(Trigger(TriggerConfig()), frames) == []
+
+
 def test_a_lamp_that_goes_on_is_no_item() -> None:
     frames = [_frame(90, seed=i) for i in range(5)] + [_frame(140, seed=i) for i in range(40)]
     trigger = Trigger(TriggerConfig())
