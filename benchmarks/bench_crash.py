@@ -93,7 +93,7 @@ def crash(folder: Path, kills: int, bins: int, seed: int = 0) -> dict[str, Any]:
     items, given, identities = 0, dict[str, int](), []
     for state in states:
         items += sum(line.what == "cleared" for line in read_ledger(state / "truth.jsonl"))
-        with Outbox(state / "outbox.sqlite", "b") as outbox:
+        with Outbox(state / "outbox.sqlite", state.name) as outbox:
             identities.append(outbox.outbox_id)
             rows: list[Any] = outbox._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchall()
             given[outbox.outbox_id] = int(rows[0][0]) if rows else 0
@@ -122,7 +122,7 @@ def _deliver(hub: Hub, states: list[Path]) -> None:
     config = UplinkConfig(url=hub.url, backoff_max_s=0.5)
     try:
         for state in states:
-            with Outbox(state / "outbox.sqlite", "b") as outbox:
+            with Outbox(state / "outbox.sqlite", state.name) as outbox:
                 transport = HttpTransport(config)
                 uplink = Uplink(outbox, transport, config, SystemClock())
                 while outbox.depth():
