@@ -52,7 +52,7 @@ class TriggerConfig(StrictModel):
     """When a picture shows an item to classify.
 
     Attributes:
-        contrast: relative difference (0.06 is 6 %) of fine structure, or half of that of colour, that makes a pixel
+        contrast: relative difference (0.08 is 8 %) of fine structure, or half of that of colour, that makes a pixel
             of the small picture "changed"; light that changes smoothly does not count.
         noise_factor: the same, in standard deviations of that pixel's own noise; the larger limit holds.
         item_share: share of changed pixels against the empty chute that means an item.
@@ -64,7 +64,7 @@ class TriggerConfig(StrictModel):
         adapt: share by which the empty reference follows each empty frame: slow light, dirt.
     """
 
-    contrast: float = Field(default=0.06, gt=0)
+    contrast: float = Field(default=0.08, gt=0)
     noise_factor: float = Field(default=5.0, gt=0)
     item_share: float = Field(default=0.008, gt=0, lt=1)
     motion_share: float = Field(default=0.004, gt=0, lt=1)
