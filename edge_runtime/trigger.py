@@ -34,6 +34,8 @@ _CLIPPED, _FEW = 240, 0.05
 # Looks of the empty chute that are remembered beside the present one.
 _REMEMBERED = 3
 
+# Motion must be so many times plainer than presence: cloth has more noise than the floor that it is measured on.
+_MOTION = 4 / 3
 # Light between two pictures that changes by more than this factor's logarithm is no light but a thing: e is 2.7 times.
 _LIGHT_JUMP = 1.0
 # Colour ratios carry more noise and more of a lamp's colour than structure does.
@@ -92,7 +94,7 @@ class Trigger:
         if self._last is None:
             self._last = features
             return False
-        moving = self._changed(features, self._last).mean() > self.config.motion_share
+        moving = self._changed(features, self._last, _MOTION).mean() > self.config.motion_share
         self._still, self._last = 0 if moving else self._still + 1, features
         if self.state is State.LEARNING:
             if self._still >= self.config.empty_frames:
@@ -155,11 +157,11 @@ class Trigger:
         self._empty = self._empty + share * (features - self._empty)
         self._picture = self._picture + share * (small - self._picture)
 
-    def _changed(self, a: Features, b: Features) -> Mask:
-        """Return where two pictures differ by more than light and noise: 0 or 1."""
+    def _changed(self, a: Features, b: Features, plainer: float = 1.0) -> Mask:
+        """Return where two pictures differ by more than light and noise, and so many times more: 0 or 1."""
         difference = np.abs(a - b)
         noise = self.config.noise_factor * max(self._noise, _LEAST_NOISE) * b[..., 3:4]
-        limit = np.maximum(self.config.contrast, noise) * _CHANNELS
+        limit = plainer * np.maximum(self.config.contrast, noise) * _CHANNELS
         jump = difference[..., 4] > _LIGHT_JUMP
         colour = (a - b)[..., 1:3]
         # A lamp of another colour moves the colour ratios of all pixels alike.
