@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import logging.handlers
@@ -116,7 +117,8 @@ def run(
         except (BinsightError, OSError) as error:
             log.error("the last health could not be written: %s", error)
         pipeline.outbox.close()
-        claimed.close()
+        if claimed:
+            claimed.close()
     if world and world.missed:
         log.warning("%d items lay in the chute unnoticed or could not be read; see truth.jsonl", world.missed)
     return health
@@ -289,8 +291,10 @@ class _Keeper:
         log.warning("settings: new ones hold now")
 
 
-def _claim(state: Path) -> TextIO:
+def _claim(state: Path) -> TextIO | None:
     """Make the state folder and hold it for this bin alone, until the file that is returned is closed.
+
+    A disk that takes nothing cannot be held, and need not be: the bin serves on and writes nothing there.
 
     Raises:
         StorageError: another bin runs on it, or it cannot be made.
@@ -304,6 +308,9 @@ def _claim(state: Path) -> TextIO:
             f"state: a bin runs on {state} already; to look at it set view.port in its settings, or name another folder"
         ) from error
     except OSError as error:
+        if state.is_dir() and error.errno in (errno.EROFS, errno.ENOSPC):
+            log.error("state: %s cannot be written (%s)", state, error.strerror)
+            return None
         raise StorageError(f"state: {state} cannot be written ({error.strerror}); name a folder to write to") from error
     return file
 

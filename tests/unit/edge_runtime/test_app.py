@@ -258,6 +258,20 @@ def test_a_disk_that_takes_nothing_has_events_held_in_memory_until_it_does(
         assert outbox.depth() == 6
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
+def test_a_bin_starts_and_serves_on_a_read_only_disk(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(state)], check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        health = run(_config(tmp_path, "camera.kind=file", f"camera.source={FILM}"))
+    finally:
+        subprocess.run(["umount", str(state)], check=True)
+    assert health.items == len(replay.replay(FILM, load(EdgeConfig, None, [])))
+    assert (health.unrecorded, "held in memory" in health.storage) == (0, True)
+
+
 def test_the_log_is_bounded(tmp_path: Path) -> None:
     import logging
 
