@@ -54,14 +54,18 @@ def open_outbox(path: Path, bin_id: str, max_bytes: int) -> tuple[Outbox, str]:
     try:
         return Outbox(path, bin_id, max_bytes), ""
     except StorageError as error:
-        if not isinstance(error.__cause__, apsw.NotADBError | apsw.CorruptError):
-            return Outbox(None, bin_id, max_bytes), f"{error}; events are held in memory and lost with the power"
-        aside = path.with_suffix(".damaged")
-        path.replace(aside)
-        for rest in ("-wal", "-shm"):  # they belong to the damaged file
-            if (belongs := path.with_name(path.name + rest)).exists():
-                belongs.replace(aside.with_name(aside.name + rest))
-        return Outbox(path, bin_id, max_bytes), f"{error}; set aside as {aside.name}, a new one is begun"
+        words = str(error)
+        if isinstance(error.__cause__, apsw.NotADBError | apsw.CorruptError):
+            aside = path.with_suffix(".damaged")
+            try:
+                path.replace(aside)
+                for rest in ("-wal", "-shm"):  # they belong to the damaged file
+                    if (belongs := path.with_name(path.name + rest)).exists():
+                        belongs.replace(aside.with_name(aside.name + rest))
+                return Outbox(path, bin_id, max_bytes), f"{words}; set aside as {aside.name}, a new one is begun"
+            except (OSError, StorageError) as refused:
+                words = f"{words}, nor set aside ({refused})"
+        return Outbox(None, bin_id, max_bytes), f"{words}; events are held in memory and lost with the power"
 
 
 class Outbox:

@@ -259,12 +259,14 @@ def test_a_disk_that_takes_nothing_has_events_held_in_memory_until_it_does(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
-def test_a_bin_starts_and_serves_on_a_read_only_disk(tmp_path: Path) -> None:
+def test_a_bin_starts_and_serves_on_a_read_only_disk_though_its_outbox_is_damaged(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(state)], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(state)], check=False).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
+        (state / "outbox.sqlite").write_bytes(b"damaged" * 1000)
+        subprocess.run(["mount", "-o", "remount,ro", str(state)], check=True)
         health = run(_config(tmp_path, "camera.kind=file", f"camera.source={FILM}"))
     finally:
         subprocess.run(["umount", str(state)], check=True)
