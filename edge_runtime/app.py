@@ -21,7 +21,7 @@ from edge_runtime.actuate import Actuator, open_lid
 from edge_runtime.capture import Recorder, open_camera
 from edge_runtime.classify import Classifier
 from edge_runtime.clock import SystemClock
-from edge_runtime.config import EdgeConfig
+from edge_runtime.config import DEFAULT_BUNDLE, EdgeConfig
 from edge_runtime.eyesight import Eyesight
 from edge_runtime.health import Health, days_left, remember_hazard, remembered_hazard
 from edge_runtime.outbox import open_outbox
@@ -31,7 +31,7 @@ from edge_runtime.trigger import Trigger
 from edge_runtime.uplink import Uplink, open_transport
 from edge_runtime.view import View
 from vision.datasets import image_paths, read_image
-from vision.errors import BinsightError, ConfigError, ImageError, StorageError
+from vision.errors import BinsightError, BundleError, ConfigError, ImageError, StorageError
 from vision.frames import Pixels
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def run(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         signal.signal(signal.SIGHUP, lambda *_: reload_asked.set())
-    rules, classifier = load_rules(config.rules), Classifier(config.bundle, config.threads)
+    rules, (classifier, refused) = load_rules(config.rules), _classifier(config)
     cv2.setNumThreads(1)  # pictures are small: threads cost more than they bring, and they are onnxruntime's
     clock, health = SystemClock(), Health(config.bin_id, model=classifier.manifest.model_id)
     claimed = _claim(config.state)
@@ -72,6 +72,10 @@ def run(
     except OSError as error:
         health.settings = f"log.path: {config.log.path} cannot be written ({error.strerror}); no log is kept there"
         log.error("%s", health.settings)
+    if refused:
+        health.settings = refused
+        log.error("%s", refused)
+        config = config.model_copy(update={"bundle": DEFAULT_BUNDLE})  # so that a reload tries the other again
     camera, world = open_camera(config.camera, config.state, clock)
     if record:
         camera = Recorder(camera, record, config.camera.fps or 10.0)
@@ -313,6 +317,23 @@ def _claim(state: Path) -> TextIO | None:
             return None
         raise StorageError(f"state: {state} cannot be written ({error.strerror}); name a folder to write to") from error
     return file
+
+
+def _classifier(config: EdgeConfig) -> tuple[Classifier, str]:
+    """Open the bundle, or the one that ships in place of a damaged one: a worn card must not close a bin.
+
+    Returns:
+        The classifier, and "" or what the bundle that was asked for lacks.
+
+    Raises:
+        BundleError: neither can be run.
+    """
+    try:
+        return Classifier(config.bundle, config.threads), ""
+    except BundleError as error:
+        if config.bundle == DEFAULT_BUNDLE:
+            raise
+        return Classifier(DEFAULT_BUNDLE, config.threads), f"bundle: {error} The bundle that ships is run instead."
 
 
 def _view(config: EdgeConfig, pipeline: Pipeline) -> View | None:

@@ -30,7 +30,7 @@ class Health:
         outbox_full_pct: how full it is; outbox_days_left: days until it is, at the pace since the start and with no hub
             in reach; None while that pace is not known.
         uplink: "ok", or the last error; alarm: what needs a person.
-        settings: "ok", or why the settings last reloaded do not hold.
+        settings: "ok", or which of them do not hold, and why.
         clock_synced: whether the wall clock is known to be set.
         uptime_s, resident_mb, disk_free_mb, temperature_c, throttled: of process and board.
         energy_wh: estimate of what computing has drawn since the start.

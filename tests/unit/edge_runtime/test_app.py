@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from edge_runtime.actuate import SimulatedLid
 from edge_runtime.app import run
 from edge_runtime.classify import Classified, Classifier
 from edge_runtime.commands import app as edge
-from edge_runtime.config import EdgeConfig
+from edge_runtime.config import DEFAULT_BUNDLE, EdgeConfig
 from edge_runtime.health import days_left, remember_hazard
 from edge_runtime.outbox import Outbox
 from edge_runtime.pipeline import Pipeline
@@ -256,6 +256,19 @@ def test_a_disk_that_takes_nothing_has_events_held_in_memory_until_it_does(
     assert "held in memory" in seen[0][1]
     with Outbox(config.state / "outbox.sqlite", config.bin_id) as outbox:
         assert outbox.depth() == 6
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: None], ids=["torn", "gone"])
+def test_a_bin_whose_bundle_is_damaged_runs_the_one_that_ships(
+    tmp_path: Path, damage: Callable[[bytes], bytes | None]
+) -> None:
+    bundle = tmp_path / "new.onnx"
+    if (data := damage(DEFAULT_BUNDLE.read_bytes())) is not None:
+        bundle.write_bytes(data)
+    health = run(_config(tmp_path, f"bundle={bundle}"))
+    assert health.items == 6
+    assert str(bundle) in health.settings
+    assert health.model == Classifier(DEFAULT_BUNDLE).manifest.model_id
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
