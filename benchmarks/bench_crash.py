@@ -123,7 +123,7 @@ def _deliver(hub: Hub, states: list[Path]) -> None:
     try:
         for state in states:
             with Outbox(state / "outbox.sqlite", state.name) as outbox:
-                transport = HttpTransport(config)
+                transport = HttpTransport(config, SystemClock())
                 uplink = Uplink(outbox, transport, config, SystemClock())
                 while outbox.depth():
                     time.sleep(uplink.step())

@@ -55,6 +55,9 @@ class Film:
     def alarm(self, reason: str) -> None:
         """Nothing to call with."""
 
+    def reach(self) -> None:
+        """Nothing to reach."""
+
     def restart(self) -> None:
         """Nothing to restart."""
 

@@ -36,6 +36,13 @@ class Lid(Protocol):
             ActuatorError: the alarm could not be given.
         """
 
+    def reach(self) -> None:
+        """Connect to the hardware, moving nothing; it is connected by itself when it is needed.
+
+        Raises:
+            ActuatorError: it is not there.
+        """
+
     def close(self) -> None:
         """Let go of the hardware. Closing twice is harmless."""
 
@@ -51,19 +58,20 @@ class Actuator:
     def __init__(self, lid: Lid, fallback: str) -> None:
         self._lid, self.fallback = lid, fallback
 
-    def execute(self, stream: str) -> str:
+    def execute(self, stream: str) -> tuple[str, str]:
         """Send what lies in the chute to a stream, or else to the fallback.
 
         Returns:
-            "moved", or "fault: ..." in words. Never raises: a bin with a broken lid still counts.
+            The stream that it went to (the fallback too when nothing moved: that is where a lid rests), and "moved" or
+            "fault: ..." in words. Never raises: a bin with a broken lid still counts.
         """
         why = self._try(lambda: self._lid.open(stream))
         if not why:
-            return "moved"
+            return stream, "moved"
         if stream == self.fallback:
-            return f"fault: {why}"
+            return stream, f"fault: {why}"
         again = self._try(lambda: self._lid.open(self.fallback))
-        return f"fault: {why}; {again or f'opened {self.fallback} instead'}"
+        return self.fallback, f"fault: {why}; {again or f'opened {self.fallback} instead'}"
 
     def alarm(self, reason: str) -> str:
         """Call for help with a hazard; return "" or what failed, in words. Never raises."""
@@ -106,6 +114,9 @@ class SimulatedLid:
         """Note the alarm."""
         self.alarms.append(reason)
 
+    def reach(self) -> None:
+        """It is always there."""
+
     def close(self) -> None:
         """Nothing to let go of."""
 
@@ -147,6 +158,9 @@ class GpioLid:
         if self._alarm is not None:
             self._alarm.on()
 
+    def reach(self) -> None:
+        """The pins were taken when it was made."""
+
     def close(self) -> None:
         """Free the pins."""
         for pin in (*self._pins.values(), *([self._alarm] if self._alarm else [])):
@@ -172,6 +186,10 @@ class SerialLid:
     def alarm(self, reason: str) -> None:
         """Tell the controller."""
         self._ask(f"ALARM {reason}")
+
+    def reach(self) -> None:
+        """Open the line."""
+        self._connected()
 
     def close(self) -> None:
         """Close the line."""
@@ -241,6 +259,14 @@ class MqttLid:
     def alarm(self, reason: str) -> None:
         """Send the alarm and wait for the controller."""
         self._ask("alarm", {"reason": reason})
+
+    def reach(self) -> None:
+        """Wait for the broker."""
+        end_s = time.monotonic() + self._config.timeout_s
+        while not self._client.is_connected():
+            if time.monotonic() > end_s:
+                raise ActuatorError(f"actuator.url: no connection to {without_password(self._config.url)}")
+            time.sleep(0.05)
 
     def close(self) -> None:
         """Leave the broker."""

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import logging
 import logging.handlers
-import shutil
 import signal
 import threading
 import time
@@ -23,22 +22,18 @@ from edge_runtime.classify import Classifier
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import DEFAULT_BUNDLE, EdgeConfig
 from edge_runtime.eyesight import Eyesight
-from edge_runtime.health import Health, days_left, remember_hazard, remembered_hazard
+from edge_runtime.health import Health, remembered_hazard
+from edge_runtime.keeper import Keeper
 from edge_runtime.outbox import open_outbox
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
 from edge_runtime.trigger import Trigger
-from edge_runtime.uplink import Uplink, open_transport
 from edge_runtime.view import View
 from vision.datasets import image_paths, read_image
 from vision.errors import BinsightError, BundleError, ConfigError, ImageError, StorageError
 from vision.frames import Pixels
 
 log = logging.getLogger(__name__)
-
-_HEALTH_EVERY_S, _REFERENCE_EVERY_S, _WATCHDOG_EVERY_S = 5.0, 60.0, 5.0
-# These belong to what is open; all other settings can change while the bin runs.
-_FIXED = ("bin_id", "state", "camera", "actuator", "outbox", "log", "view")
 
 
 def run(
@@ -98,15 +93,19 @@ def run(
     )  # fmt: skip
     if health.hazard:
         pipeline.give_alarm()
-    keeper = _Keeper(config, pipeline, reload_asked, reload)
-    pipeline.every_frame, pipeline.on_hazard = keeper.keep, keeper.take_hazard
+    keeper = Keeper(config, pipeline, reload_asked, reload)
+    pipeline.every_frame, pipeline.on_hazard, pipeline.without_disk = (
+        keeper.keep,
+        keeper.take_hazard,
+        keeper.without_disk,
+    )
     view = _view(config, pipeline)
     log.info("bin %s: %s, rule book %s", config.bin_id, classifier.manifest.model_id, rules.id)
     board.notify("READY=1")
     try:
         pipeline.run(stop)
         deadline = time.monotonic() + drain_s
-        while keeper.uplink and pipeline.outbox.depth() and time.monotonic() < deadline and not stop.is_set():
+        while keeper.uplink and keeper.waiting() and time.monotonic() < deadline and not stop.is_set():
             stop.wait(0.1)
     finally:
         board.notify("STOPPING=1")
@@ -114,13 +113,11 @@ def run(
         actuator.close()
         if view:
             view.close()
-        if keeper.uplink:
-            keeper.uplink.stop()
         try:
             keeper.write_health()
         except (BinsightError, OSError) as error:
             log.error("the last health could not be written: %s", error)
-        pipeline.outbox.close()
+        keeper.close()
         if claimed:
             claimed.close()
     if world and world.missed:
@@ -157,142 +154,6 @@ def classify_paths(paths: Iterable[Path], bundle: Path, threads: int = 2) -> Ite
                 "decision": result.decision.kind,
                 "probabilities": dict(result.prediction.probabilities),
             }
-
-
-class _Keeper:
-    """What a bin does between frames, rarely: health, the picture of the empty chute, systemd's watchdog, new settings.
-
-    Attributes:
-        uplink: the way to the hub, if one is configured.
-    """
-
-    def __init__(
-        self,
-        config: EdgeConfig,
-        pipeline: Pipeline,
-        reload_asked: threading.Event,
-        reload: Callable[[], EdgeConfig] | None,
-    ) -> None:
-        self._config, self._pipeline, self._reload_asked, self._reload = config, pipeline, reload_asked, reload
-        self._started_s = time.monotonic()
-        self._health_due_s = self._reference_due_s = self._watchdog_due_s = 0.0
-        self.uplink = self._new_uplink(config)
-        if self.uplink:
-            self.uplink.start()
-
-    def keep(self) -> None:
-        """Do what is due."""
-        now_s = time.monotonic()
-        # A driver that never comes back from a read cannot be helped from here: systemd starts the process anew.
-        if now_s >= self._watchdog_due_s and not getattr(self._pipeline.camera, "hung", False):
-            self._watchdog_due_s = now_s + _WATCHDOG_EVERY_S
-            board.notify(
-                f"WATCHDOG=1\nSTATUS=camera {self._pipeline.health.camera}, {self._pipeline.health.items} items"
-            )
-        if self._reload_asked.is_set():
-            self._reload_asked.clear()
-            self._take_new_settings()
-        reference = self._pipeline.trigger.reference
-        if reference is not None and now_s >= self._reference_due_s:
-            self._reference_due_s = now_s + _REFERENCE_EVERY_S
-            _save_reference(self._config.state, reference)
-            self._pipeline.eyesight.remember()
-        if now_s >= self._health_due_s:
-            self._health_due_s = now_s + _HEALTH_EVERY_S
-            if self._pipeline.health.alarm_failed:
-                self._pipeline.give_alarm()
-            if self._pipeline.outbox.in_memory:
-                self._return_to_disk()
-            self.write_health()
-
-    def take_hazard(self) -> None:
-        """Send it without waiting, and note it for after a power cut."""
-        if self.uplink:
-            self.uplink.hurry()
-        remember_hazard(self._config.state, self._pipeline.health.hazard)
-
-    def write_health(self) -> None:
-        """Read every gauge and replace the health file."""
-        health, outbox, uptime_s = self._pipeline.health, self._pipeline.outbox, time.monotonic() - self._started_s
-        try:
-            full_share, health.outbox_depth = outbox.full_share(), outbox.depth()
-            health.outbox_full_pct = round(100 * full_share, 2)
-            health.outbox_days_left = days_left(full_share, health.outbox_depth, health.items, uptime_s)
-            health.dropped, health.quarantined = outbox.dropped(), outbox.quarantined()
-        except StorageError as error:  # all else must still be told
-            health.storage = str(error)
-        health.uplink, health.alarm = "off", ""
-        if self.uplink:
-            health.uplink, health.alarm = self.uplink.last_error or "ok", self.uplink.alarm
-        health.clock_synced, health.uptime_s = self._pipeline.clock.now().clock_synced, int(uptime_s)
-        health.resident_mb, health.disk_free_mb = (
-            board.resident_mb(),
-            shutil.disk_usage(self._config.state).free // 10**6,
-        )
-        health.temperature_c, health.throttled = board.temperature_c(), board.throttled()
-        health.energy_wh = round(self._pipeline.board_w * time.process_time() / 3600, 4)
-        health.write(self._config.state / "health.json")
-
-    def _return_to_disk(self) -> None:
-        """Move the events held in memory to the disk, if it takes them now."""
-        pipeline, memory = self._pipeline, self._pipeline.outbox
-        outbox, words = open_outbox(self._config.state / "outbox.sqlite", self._config.bin_id, memory.max_bytes)
-        if outbox.in_memory:
-            outbox.close()
-            return
-        if self.uplink:
-            self.uplink.stop()
-        try:
-            while (batch := memory.peek(100)) is not None:
-                for number, event in batch.events:
-                    outbox.append(event)
-                    memory.ack(number)
-            pipeline.outbox, pipeline.health.storage = outbox, words
-            memory.close()
-        except StorageError as error:  # full again: the rest stays in memory
-            pipeline.health.storage = str(error)
-            outbox.close()
-        self.uplink = self._new_uplink(self._config)
-        if self.uplink:
-            self.uplink.start()
-
-    def _new_uplink(self, config: EdgeConfig) -> Uplink | None:
-        if not config.uplink.url:
-            return None
-        pipeline = self._pipeline
-        return Uplink(pipeline.outbox, open_transport(config.uplink), config.uplink, pipeline.clock)
-
-    def _take_new_settings(self) -> None:
-        """Put new settings in place of the old ones, all or none: what does not hold leaves the bin as it was."""
-        if self._reload is None:
-            return
-        pipeline, old = self._pipeline, self._config
-        try:
-            new = self._reload()
-            if later := [name for name in _FIXED if getattr(new, name) != getattr(old, name)]:
-                raise ConfigError(f"{', '.join(later)}: cannot change while the bin runs; restart it")
-            rules = load_rules(new.rules)
-            if set(rules.streams) != set(pipeline.rules.streams):
-                raise ConfigError("rules: the new book has other streams than the lid; restart the bin")
-            same = (new.bundle, new.threads) == (old.bundle, old.threads)
-            classifier = pipeline.classifier if same else Classifier(new.bundle, new.threads)
-            uplink = self.uplink if new.uplink == old.uplink else self._new_uplink(new)
-        except (BinsightError, OSError) as error:
-            pipeline.health.settings = f"the old ones hold: {error}"
-            log.error("settings: %s", pipeline.health.settings)
-            return
-        pipeline.rules, pipeline.classifier, pipeline.trigger.config = rules, classifier, new.trigger
-        pipeline.actuator.fallback = rules.fallback
-        pipeline.looks, pipeline.board_w = new.looks, new.board_w
-        pipeline.health.model, pipeline.health.settings = classifier.manifest.model_id, "ok"
-        if uplink is not self.uplink:
-            if self.uplink:
-                self.uplink.stop(wait=False)  # what both send in between the hub takes once
-            if uplink:
-                uplink.start()
-            self.uplink = uplink
-        self._config = new
-        log.warning("settings: new ones hold now")
 
 
 def _claim(state: Path) -> TextIO | None:
@@ -357,12 +218,6 @@ def _log_to_file(config: EdgeConfig) -> None:
     )
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
-
-
-def _save_reference(state: Path, reference: Pixels) -> None:
-    temporary = state / "empty.tmp.png"
-    if cv2.imwrite(str(temporary), reference):
-        temporary.replace(state / "empty.png")
 
 
 def _load_reference(state: Path) -> Pixels | None:

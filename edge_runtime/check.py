@@ -120,10 +120,13 @@ def _lid(config: EdgeConfig) -> Finding:
             f"actuator.pins: a Raspberry Pi pulls GPIO 0 to 8 high until the program runs: {high}; take others",
         )
     lid = open_lid(config.actuator, tuple(load_rules(config.rules).streams), None)
-    lid.close()
+    try:
+        lid.reach()
+    finally:
+        lid.close()
     if config.actuator.kind == "simulated":
         return Finding("lid", "warn", "simulated: nothing will move; set actuator.kind")
-    return Finding("lid", "ok", f"{config.actuator.kind}: its settings hold; it was not moved")
+    return Finding("lid", "ok", f"{config.actuator.kind}: it is there; it was not moved")
 
 
 def _disk(config: EdgeConfig) -> Finding:
@@ -193,7 +196,7 @@ def _clock(_: EdgeConfig) -> Finding:
 def _hub(config: EdgeConfig) -> Finding:
     if not config.uplink.url:
         return Finding("hub and key", "warn", "uplink.url is not set: events stay on this bin")
-    transport = open_transport(config.uplink)
+    transport = open_transport(config.uplink, SystemClock())
     try:
         started = time.perf_counter()
         answer = transport.post(b"")  # no batch: a hub that takes the key refuses the content

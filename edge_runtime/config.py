@@ -16,7 +16,7 @@ DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default.onnx"
 
 def without_password(url: str | None) -> str:
     """Return an address as it may be shown: what is shown ends in logs, events and on pages."""
-    return re.sub(r"//[^/@\s]*@", "//", url or "")
+    return re.sub(r"(?i)((?:pass\w*|pwd|token|key)=)[^&\s]*", r"\1***", re.sub(r"//[^/\s]*@", "//", url or ""))
 
 
 class CameraConfig(StrictModel):

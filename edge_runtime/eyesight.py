@@ -20,6 +20,8 @@ BLACK, WHITE = 6.0, 249.0
 LASTS_MS = 2000.0
 # Less than this share of the sharpness that the lens had at its best is blurred.
 BLURRED_SHARE = 0.3
+# A camera that shows nothing for so long is opened anew, each time after twice as long: it may be the camera, or night.
+_ANEW_MS, _ANEW_MOST_MS = 60_000.0, 960_000.0
 # In a picture darker than this the sensor's noise is sharper than the chute.
 _DUSK = 40.0
 _SMALL = (160, 120)
@@ -33,14 +35,14 @@ class Sight:
     Attributes:
         fault: "" or what is wrong, in words, once it has lasted.
         blind: this frame must not be taken for a picture of the chute.
-        frozen: the camera must be opened anew.
+        anew: the camera must be opened anew.
         brightness: mean grey level, 0..255.
         sharpness: variance of the Laplacian of the grey levels.
     """
 
     fault: str
     blind: bool
-    frozen: bool
+    anew: bool
     brightness: float
     sharpness: float
 
@@ -56,7 +58,8 @@ class Eyesight:
     def __init__(self, frozen_after_s: float, memory: Path | None = None) -> None:
         self._frozen_after_ms, self._memory = 1000 * frozen_after_s, memory
         self._digest, self._changed_ms = 0, 0.0
-        self._fault, self._since_ms = "", 0.0
+        self._fault, self._since_ms, self._anew_after_ms = "", 0.0, _ANEW_MS
+        self._before: float | None = None
         self._sharpest = _remembered(memory)
 
     def judge(self, frame: Frame, empty: bool) -> Sight:
@@ -64,12 +67,14 @@ class Eyesight:
 
         Args:
             frame: any.
-            empty: the trigger sees the empty chute: only then is sharpness compared, for items differ in it.
+            empty: the trigger saw the empty chute in the frame before: only then is sharpness compared, for items
+                differ in it.
         """
         brightness, sharpness = measure(frame.pixels_hwc)
         # A lamp that is off gives equal black pictures all night: that is no frozen camera.
         frozen = self._is_frozen(frame) and BLACK <= brightness <= WHITE
-        fault, blind = "", True
+        fault, blind, best = "", True, self._before
+        self._before = None
         if brightness < BLACK:
             fault = "black picture: check lamp, lens cap and exposure"
         elif brightness > WHITE:
@@ -81,13 +86,18 @@ class Eyesight:
             relative = sharpness / brightness**2  # it comes and goes with the light
             empty &= brightness >= _DUSK
             if empty:
-                self._sharpest = max(self._sharpest * (1 - _SHARPEST_FORGETS), relative)
+                # Of the frame before, of which the trigger says it: this one may show the next item already.
+                self._sharpest = max(self._sharpest * (1 - _SHARPEST_FORGETS), best or 0.0)
+                self._before = relative
             if empty and relative < BLURRED_SHARE * self._sharpest:
                 fault = "blurred picture: the lens is covered, dirty or out of focus"
         if fault != self._fault:
-            self._fault, self._since_ms = fault, frame.monotonic_ms
-        lasted = frozen or frame.monotonic_ms - self._since_ms >= LASTS_MS
-        return Sight(fault if lasted else "", blind, frozen, brightness, sharpness)
+            self._fault, self._since_ms, self._anew_after_ms = fault, frame.monotonic_ms, _ANEW_MS
+        lasted_ms = frame.monotonic_ms - self._since_ms
+        anew = frozen or (blind and lasted_ms >= self._anew_after_ms)
+        if blind and lasted_ms >= self._anew_after_ms:
+            self._anew_after_ms = lasted_ms + min(lasted_ms, _ANEW_MOST_MS)
+        return Sight(fault if frozen or lasted_ms >= LASTS_MS else "", blind, anew, brightness, sharpness)
 
     def remember(self) -> None:
         """Write down how sharp the lens can be. Not synced: it is learnt again within a day."""

@@ -26,7 +26,7 @@ class Health:
         hazards: hazards since the start; hazard: the last one that nobody has said to be gone, in words;
             alarm_failed: "" or why its alarm could not be given yet.
         lid: "ok" or what went wrong with it last.
-        outbox_depth, dropped, quarantined: of the outbox; storage: "" or what happened to it at the start.
+        outbox_depth, dropped, quarantined: of the outbox; storage: "" or what happened to it.
         outbox_full_pct: how full it is; outbox_days_left: days until it is, at the pace since the start and with no hub
             in reach; None while that pace is not known.
         uplink: "ok", or the last error; alarm: what needs a person.

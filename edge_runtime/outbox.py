@@ -128,11 +128,32 @@ class Outbox:
                 self._dropped_in_memory += 1
                 raise StorageError(f"{self._path}: the event could not be stored ({error})") from error
 
+    def take(self, other: Outbox) -> None:
+        """Move all events of another outbox, of which none was ever sent, to the end of this one, all or none.
+
+        Raises:
+            StorageError: the disk does not take them; the other one keeps them.
+        """
+        with other._guarded("read"):
+            rows: list[Any] = other._db.execute("SELECT body FROM event ORDER BY seq").fetchall()
+        with self._guarded("written"):
+            self._with_room(lambda: self._insert_all(rows, other.dropped()))
+        other._change("DELETE FROM event", ())
+
+    def try_to_write(self) -> None:
+        """Write something that changes nothing.
+
+        Raises:
+            StorageError: the disk does not take it.
+        """
+        with self._guarded("written"), self._transaction():
+            self._add_dropped(0)
+
     def peek(self, limit: int) -> Batch | None:
         """Return the oldest events, at most `limit`, without removing them; None if there are none."""
         with self._guarded("read"):
             rows: list[Any] = self._db.execute(_OLDEST, (limit,)).fetchall()
-            dropped = int(self._meta("dropped"))
+            dropped = int(self._meta("dropped")) + self._dropped_in_memory
         events = []
         for seq, body in rows:
             try:
@@ -240,6 +261,11 @@ class Outbox:
                 self._add_dropped(self._dropped_in_memory)
         self._dropped_in_memory = 0
         return seq
+
+    def _insert_all(self, rows: list[Any], dropped: int) -> None:
+        with self._transaction():
+            self._db.executemany("INSERT INTO event (body) VALUES (?)", rows)
+            self._add_dropped(dropped)
 
     def _at_its_bound(self) -> bool:
         # An insert needs a few free pages; less room than that is none.

@@ -31,6 +31,10 @@ _BLIND_OPENS_MS = 300_000.0
 _NOTHING = Prediction(label="", confidence=0.0, second_label="", margin=0.0, unknown_score=0.0)
 
 
+def _lost(error: StorageError) -> Outbox:
+    raise error
+
+
 @dataclass(slots=True, eq=False)
 class Pipeline:
     """The parts of one bin, each given from outside; between two frames any of them may be replaced by a new one.
@@ -38,7 +42,8 @@ class Pipeline:
     Attributes:
         looks: frames of one item that are classified at most.
         board_w: what the board draws while it computes, watts.
-        on_hazard: called once the lid has moved for a hazard.
+        on_hazard: called once the event of a hazard is stored.
+        without_disk: called when the outbox refuses an event; returns the one that takes it, or raises the error again.
         every_frame: called after each frame, and after each try for one: health, reference, reload.
         frame, event, served: the last frame, the last event and the frame it was made of, for people to look at.
     """
@@ -55,6 +60,7 @@ class Pipeline:
     looks: int = 3
     board_w: float = 0.0
     on_hazard: Callable[[], None] = lambda: None
+    without_disk: Callable[[StorageError], Outbox] = _lost
     every_frame: Callable[[], None] = lambda: None
     frame: Frame | None = None
     event: ItemEvent | None = None
@@ -92,7 +98,7 @@ class Pipeline:
         self.frame, self.health.frames = frame, self.health.frames + 1
         sight = self.eyesight.judge(frame, self.trigger.state is State.EMPTY)
         self._say_camera(sight.fault or "ok")
-        if sight.frozen:
+        if sight.anew:
             self.camera.restart()
         if sight.blind:
             self._open_if_long_blind()
@@ -118,14 +124,9 @@ class Pipeline:
         if len(looked) > 1 and decision.kind not in ("hazard", "fault"):  # one look that sees a hazard is enough
             prediction = combine([r.prediction for r in looked])
             decision = decide(prediction, self.classifier.manifest.policy, self.classifier.manifest.taxonomy)
-        stream = self.rules.stream(decision)
-        outcome = self.actuator.execute(stream)
+        stream, outcome = self.actuator.execute(self.rules.stream(decision))
         total_ms = 1000 * (time.perf_counter() - started)
         self.health.lid = "ok" if outcome == "moved" else outcome
-        if decision.kind == "hazard":
-            self.health.hazards, self.health.hazard = self.health.hazards + 1, decision.reason
-            self.give_alarm()
-            log.warning("hazard: %s %s", decision.reason, self.health.alarm_failed)
         brightness, sharpness = measure(frame.pixels_hwc)
         preprocess_ms, inference_ms = (
             sum(getattr(r, name) for r in looked) for name in ("preprocess_ms", "inference_ms")
@@ -158,14 +159,24 @@ class Pipeline:
         )
         self.health.items += 1
         self.health.decisions[event.decision] = self.health.decisions.get(event.decision, 0) + 1
-        try:
-            self.outbox.append(event)
-        except StorageError as error:
-            self.health.unrecorded += 1
-            log.error("%s", error)
-        if decision.kind == "hazard":
+        self._store(event)
+        if decision.kind == "hazard":  # stored before the alarm: a controller that is silent takes seconds
+            self.health.hazards, self.health.hazard = self.health.hazards + 1, decision.reason
             self.on_hazard()
+            self.give_alarm()
+            log.warning("hazard: %s %s", decision.reason, self.health.alarm_failed)
         return event
+
+    def _store(self, event: ItemEvent) -> None:
+        try:
+            try:
+                self.outbox.append(event)
+            except StorageError as error:
+                log.error("%s", error)
+                self.outbox = self.without_disk(error)
+                self.outbox.append(event)
+        except StorageError:
+            self.health.unrecorded += 1
 
     def _look(self, frame: Frame) -> list[Classified]:
         """Classify the item, again on further frames while it is not clear; a hazard's look is the last one."""
@@ -199,7 +210,7 @@ class Pipeline:
         if now_ms - self._saw_ms < _BLIND_OPENS_MS:
             return False
         self._saw_ms = now_ms
-        outcome = self.actuator.execute(self.rules.fallback)
+        _, outcome = self.actuator.execute(self.rules.fallback)
         self.health.lid = "ok" if outcome == "moved" else outcome
         self.health.blind_openings += 1
         return True

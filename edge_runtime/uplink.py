@@ -36,8 +36,10 @@ MQTT_BATCHES, MQTT_ANSWERS = "binsight/batches", "binsight/answers"
 _MAX_ANSWER_BYTES = 64 * 1024
 _CONTENT_REFUSED = (400, 413, 422)
 _BACKOFF_FIRST_S = 0.5
-# So many events refused in a row are not damaged events.
-_SUSPICIOUS = 5
+# So many events refused in a row are not damaged events; from then on one is set aside so often.
+_SUSPICIOUS, _SUSPICIOUS_PAUSE_S = 5, 3600.0
+# Source: OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python's ssl does not name.
+_NO_CHECK_TIME = 0x200000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +69,21 @@ class HttpTransport:
 
     Args:
         config: with `url` set.
+        clock: says whether the bin knows the time; a certificate's dates are not judged by a clock that nobody has set.
     """
 
-    def __init__(self, config: UplinkConfig) -> None:
+    def __init__(self, config: UplinkConfig, clock: Clock) -> None:
         headers = {"Content-Type": "application/vnd.binsight.batch+json+zlib"}
         if config.token:
             headers["Authorization"] = f"Bearer {config.token}"
         self._url, self._timeout_s = f"{str(config.url).rstrip('/')}{INGEST_PATH}", config.timeout_s
-        verify = ssl.create_default_context(cafile=config.ca) if config.ca else True
-        self._connect = partial(httpx2.Client, timeout=config.timeout_s, headers=headers, verify=verify)
+        self._shown, self._clock, self._tls = without_password(self._url), clock, _tls(config)
+        self._connect = partial(httpx2.Client, timeout=config.timeout_s, headers=headers, verify=self._tls)
         self._client = self._connect()
 
     def post(self, body: bytes) -> Answer:
         """Send one encoded batch."""
+        _judge_dates(self._tls, self._clock)
         # httpx2 limits the wait for each piece; an answer that drips a byte at a time is cut off here.
         if self._client.is_closed:  # it was cut off
             self._client = self._connect()
@@ -98,11 +102,11 @@ class HttpTransport:
                 for piece in response.iter_bytes():
                     answer += piece
                     if len(answer) > _MAX_ANSWER_BYTES:
-                        raise UplinkError(f"{self._url}: the answer is too long")
+                        raise UplinkError(f"{self._shown}: the answer is too long")
                 return Answer(response.status_code, bytes(answer))
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError) as error:  # RuntimeError: closed under us
             words = "the answer comes too slowly" if late.is_set() else error or type(error).__name__
-            raise UplinkError(f"{self._url}: {words}") from error
+            raise UplinkError(f"{self._shown}: {words}") from error
         finally:
             patience.cancel()
 
@@ -118,9 +122,10 @@ class MqttTransport:
 
     Args:
         config: with `url` set: mqtt://host:port or mqtts://host:port.
+        clock: as for HttpTransport.
     """
 
-    def __init__(self, config: UplinkConfig) -> None:
+    def __init__(self, config: UplinkConfig, clock: Clock) -> None:
         import paho.mqtt.client as mqtt  # noqa: PLC0415  extra "mqtt": few bins need it
         from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
         from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415
@@ -143,7 +148,8 @@ class MqttTransport:
         if where.username:
             self._client.username_pw_set(where.username, where.password)
         if where.scheme == "mqtts":
-            self._client.tls_set(ca_certs=str(config.ca) if config.ca else None)
+            self._client.tls_set_context(tls := _tls(config))
+            self._client.on_pre_connect = lambda *_: _judge_dates(tls, clock)
         self._subscribed = threading.Event()
         self._client.on_connect = lambda client, *_: client.subscribe(self._answers, qos=1)
         self._client.on_subscribe = lambda *_: self._subscribed.set()
@@ -185,14 +191,27 @@ class MqttTransport:
             self._arrived.notify()
 
 
-def open_transport(config: UplinkConfig) -> Transport:
+def _tls(config: UplinkConfig) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=config.ca) if config.ca else httpx2.create_ssl_context()
+
+
+def _judge_dates(tls: ssl.SSLContext, clock: Clock) -> None:
+    """Let certificates of any date pass while the bin does not know the time: chain and host name are still judged.
+
+    A board without a battery would else never reach the hub that is to date its events.
+    """
+    flags = tls.verify_flags & ~_NO_CHECK_TIME
+    tls.verify_flags = ssl.VerifyFlags(flags if clock.now().clock_synced else flags | _NO_CHECK_TIME)
+
+
+def open_transport(config: UplinkConfig, clock: Clock) -> Transport:
     """Return the way that the URL's scheme names.
 
     Raises:
         ConfigError: it cannot be gone: no paho-mqtt, no such file of certificates, no such port.
     """
     try:
-        return (MqttTransport if str(config.url).startswith("mqtt") else HttpTransport)(config)
+        return (MqttTransport if str(config.url).startswith("mqtt") else HttpTransport)(config, clock)
     except ImportError as error:
         raise ConfigError("uplink.url: MQTT needs another package: pip install 'binsight[mqtt]'") from error
     except (OSError, ValueError) as error:
@@ -235,6 +254,8 @@ class Uplink:
         if answer.status in _CONTENT_REFUSED:
             if not is_refusal(answer.body):  # a proxy, a portal, a web server: it knows nothing of the events
                 self.alarm = f"what answers ({answer.status}) is no binsight hub; check uplink.url"
+                if answer.status == 413:  # or a proxy before it that takes less at once
+                    self._limit = max(1, len(batch.events) // 2)
                 return self._back_off(self.alarm)
             return self._refused([seq for seq, _ in batch.events], answer)
         if answer.status in (401, 403):
@@ -254,6 +275,8 @@ class Uplink:
                 self._began_anew = True
                 self._outbox.begin_anew()
             return self._back_off("the hub's receipt is of later events than this outbox ever held")
+        if receipt.acked_seq < batch.events[0][0]:
+            return self._back_off("the hub acknowledges nothing of what it was sent")
         self._outbox.ack(min(receipt.acked_seq, batch.events[-1][0]))
         self._failures, self._quarantined, self.alarm, self.last_error = 0, 0, "", ""
         self._limit = min(self._limit * 2, self._config.batch_events)
@@ -298,7 +321,8 @@ class Uplink:
         if self._quarantined < _SUSPICIOUS:
             return 0.0
         self.alarm = f"the hub refuses every event ({reason})"  # a person must look: bin or hub is of another version
-        return self._back_off(self.alarm)
+        self._back_off(self.alarm)
+        return _SUSPICIOUS_PAUSE_S
 
     def _back_off(self, reason: str) -> float:
         if reason != self.last_error:

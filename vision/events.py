@@ -38,7 +38,7 @@ class ItemEvent:
         rule_book, rule_book_version: the local law that chose the stream.
         label, confidence, margin, second_label, unknown_score: see vision.decision.Prediction.
         decision: one of vision.decision.KINDS.
-        stream: where the item was sent.
+        stream: where the item went: the rule book's stream, or its fallback where the lid would not open.
         reason: the decision's one line.
         outcome: what the actuator did: "moved", or "fault: ..." in words.
         preprocess_ms, inference_ms, total_ms: stage times; total is frame to lid command.

@@ -61,7 +61,7 @@ def _drain(uplink: Uplink, outbox: Outbox, attempts: int) -> None:
 
 def test_every_event_arrives_once_and_leaves_the_bin_only_then(tmp_path: Path, broker: str, outbox: Outbox) -> None:
     config = UplinkConfig(url=broker, batch_events=100, timeout_s=1.0, token="word")
-    transport = MqttTransport(config)
+    transport = MqttTransport(config, SystemClock())
     uplink = Uplink(outbox, transport, config, SystemClock())
     uplink.step()  # the broker takes it, and nobody is there: that is no acknowledgement
     assert outbox.depth() == 250
@@ -82,7 +82,7 @@ def test_a_wrong_key_over_mqtt_keeps_everything_and_raises_the_alarm(
     tmp_path: Path, broker: str, outbox: Outbox
 ) -> None:
     config = UplinkConfig(url=broker, timeout_s=3.0, token="wrong")
-    hub, transport = Hub(tmp_path / "lake", broker, "word"), MqttTransport(config)
+    hub, transport = Hub(tmp_path / "lake", broker, "word"), MqttTransport(config, SystemClock())
     uplink = Uplink(outbox, transport, config, SystemClock())
     try:
         _drain(uplink, outbox, 3)
@@ -94,7 +94,7 @@ def test_a_wrong_key_over_mqtt_keeps_everything_and_raises_the_alarm(
 
 
 def test_a_broker_that_is_not_there_is_named_within_the_timeout(outbox: Outbox) -> None:
-    transport = MqttTransport(UplinkConfig(url="mqtt://127.0.0.1:1", timeout_s=0.2))
+    transport = MqttTransport(UplinkConfig(url="mqtt://127.0.0.1:1", timeout_s=0.2), SystemClock())
     with pytest.raises(UplinkError, match=r"mqtt://127\.0\.0\.1:1: no connection to the broker"):
         transport.post(b"x")
     transport.close()

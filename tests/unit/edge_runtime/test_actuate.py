@@ -36,15 +36,15 @@ class _Recorded:
 def test_a_fault_opens_to_residual_and_says_so() -> None:
     lid = _Recorded("glass")
     actuator = Actuator(lid, "residual")
-    assert actuator.execute("paper") == "moved"
-    assert actuator.execute("glass") == "fault: the flap of glass is stuck; opened residual instead"
+    assert actuator.execute("paper")[1] == "moved"
+    assert actuator.execute("glass") == ("residual", "fault: the flap of glass is stuck; opened residual instead")
     assert lid.opened == ["paper", "residual"]
 
 
 def test_a_lid_that_is_dead_raises_nothing() -> None:
     actuator = Actuator(_Recorded("glass", "residual"), "residual")
-    assert actuator.execute("glass") == "fault: the flap of glass is stuck; the flap of residual is stuck"
-    assert actuator.execute("residual") == "fault: the flap of residual is stuck"
+    assert actuator.execute("glass") == ("residual", "fault: the flap of glass is stuck; the flap of residual is stuck")
+    assert actuator.execute("residual") == ("residual", "fault: the flap of residual is stuck")
     assert actuator.alarm("battery") == "no lamp"
 
 
@@ -55,7 +55,7 @@ def test_a_bin_that_stops_leaves_the_lid_at_residual() -> None:
 
 
 def test_a_stream_without_a_compartment_is_a_fault_and_no_exception() -> None:
-    assert Actuator(SimulatedLid(("residual",), None), "residual").execute("glass") == (
+    assert Actuator(SimulatedLid(("residual",), None), "residual").execute("glass")[1] == (
         "fault: no compartment for glass; opened residual instead"
     )
 
@@ -71,13 +71,13 @@ def test_gpio_pins_go_high_one_at_a_time_and_low_again() -> None:
         pins = {
             name: gpiozero.Device.pin_factory.pin(n) for name, n in (("glass", 17), ("residual", 27), ("alarm", 22))
         }
-        assert Actuator(lid, "residual").execute("glass") == "moved"
+        assert Actuator(lid, "residual").execute("glass")[1] == "moved"
         states = {name: [s.state for s in pin.states] for name, pin in pins.items()}
         assert states["glass"][-3:] == [False, True, False]
         assert True not in states["residual"]
         lid.alarm("battery at 0.9")
         assert pins["alarm"].state
-        assert Actuator(lid, "residual").execute("paper").startswith("fault: actuator.pins: no pin for paper")
+        assert Actuator(lid, "residual").execute("paper")[1].startswith("fault: actuator.pins: no pin for paper")
         lid.close()
         with pytest.raises(ConfigError, match=r"actuator\.pins: no pin for paper"):
             open_lid(config, ("glass", "paper", "residual"), None)
@@ -118,10 +118,10 @@ def test_a_controller_on_a_serial_line_is_asked_and_believed_only_when_it_says_o
     controller = _Controller(b"OK\n", b"ERR jammed\n", b"OK\n", b"OK\n")
     lid = SerialLid(ActuatorConfig(kind="serial", port=controller.port, timeout_s=0.5))
     actuator = Actuator(lid, "residual")
-    assert actuator.execute("glass") == "moved"
-    assert actuator.execute("paper") == "fault: the lid's controller answers 'ERR jammed'; opened residual instead"
+    assert actuator.execute("glass")[1] == "moved"
+    assert actuator.execute("paper")[1] == "fault: the lid's controller answers 'ERR jammed'; opened residual instead"
     assert actuator.alarm("a battery\nat 0.9") == ""
-    assert actuator.execute("glass").startswith("fault: the lid's controller is silent")
+    assert actuator.execute("glass")[1].startswith("fault: the lid's controller is silent")
     assert controller.heard[:4] == ["OPEN glass", "OPEN paper", "OPEN residual", "ALARM a battery at 0.9"]
 
 
@@ -129,15 +129,15 @@ def test_a_serial_line_may_be_plugged_in_later_and_pulled_out(tmp_path: Path) ->
     pytest.importorskip("serial")
     port = tmp_path / "tty"
     actuator = Actuator(SerialLid(ActuatorConfig(kind="serial", port=str(port), timeout_s=0.5)), "residual")
-    assert "could not open port" in actuator.execute("glass")
+    assert "could not open port" in actuator.execute("glass")[1]
     first = _Controller(b"OK\n")
     port.symlink_to(first.port)
-    assert actuator.execute("glass") == "moved"
+    assert actuator.execute("glass")[1] == "moved"
     first.pull()
-    assert actuator.execute("glass").startswith("fault: ")
+    assert actuator.execute("glass")[1].startswith("fault: ")
     port.unlink()
     port.symlink_to(_Controller(b"OK\n").port)
-    assert actuator.execute("glass") == "moved"
+    assert actuator.execute("glass")[1] == "moved"
 
 
 def test_a_controller_behind_mqtt_must_answer_itself(broker: str) -> None:
@@ -163,10 +163,10 @@ def test_a_controller_behind_mqtt_must_answer_itself(broker: str) -> None:
     actuator = Actuator(lid, "residual")
     try:
         end = threading.Event()
-        while actuator.execute("glass") != "moved" and not end.wait(0.05):
+        while actuator.execute("glass")[1] != "moved" and not end.wait(0.05):
             assert len(heard) < 100
-        assert actuator.execute("paper") == "fault: the lid's controller refuses; opened residual instead"
-        assert actuator.execute("silent").startswith("fault: the lid's controller did not answer within 1 s")
+        assert actuator.execute("paper")[1] == "fault: the lid's controller refuses; opened residual instead"
+        assert actuator.execute("silent")[1].startswith("fault: the lid's controller did not answer within 1 s")
         assert actuator.alarm("battery") == ""
         assert heard[-1]["reason"] == "battery"
     finally:

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -28,8 +28,10 @@ from edge_runtime.config import DEFAULT_BUNDLE, EdgeConfig
 from edge_runtime.health import days_left, remember_hazard
 from edge_runtime.outbox import Outbox
 from edge_runtime.pipeline import Pipeline
+from edge_runtime.uplink import Answer
 from vision.decision import Decision, Prediction
-from vision.errors import ActuatorError, ConfigError, StorageError
+from vision.errors import ActuatorError, ConfigError, StorageError, UplinkError
+from vision.events import Receipt, decode_batch, encode_receipt
 from vision.frames import Frame
 from vision.simulator.world import read_ledger
 
@@ -183,13 +185,20 @@ def test_a_hazard_outlives_a_power_cut_until_a_person_says_that_it_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alarms: list[str] = []
-    monkeypatch.setattr(SimulatedLid, "alarm", lambda self, reason: alarms.append(reason))
+    noted: list[bool] = []
     config = _config(tmp_path, "camera.items=2")
+
+    def alarm(self: SimulatedLid, reason: str) -> None:
+        alarms.append(reason)
+        noted.append((config.state / "hazard.txt").is_file())
+
+    monkeypatch.setattr(SimulatedLid, "alarm", alarm)
     state, hazardous = config.state, Decision("hazard", "hazardous", "hazardous at 0.60")
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "classify", lambda *_: Classified(_PREDICTION, hazardous, 1.0, 1.0))
         run(config)
     assert alarms == ["hazardous at 0.60"] * 2
+    assert noted == [True] * 2  # before the alarm: a controller that is silent takes seconds
     for words in ("hazardous at 0.60", ""):
         health = run(config)  # the world has ended: no item comes
         assert (health.items, health.hazard) == (0, words)
@@ -211,12 +220,18 @@ def test_an_alarm_that_failed_is_tried_again_until_it_was_given(
             raise ActuatorError("no controller answers")
 
     monkeypatch.setattr(SimulatedLid, "alarm", alarm)
-    monkeypatch.setattr("edge_runtime.app._HEALTH_EVERY_S", 0.0)
     config.state.mkdir(parents=True)
     remember_hazard(config.state, "hazardous at 0.60")
-    health = run(config)
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_runtime.keeper._ALARM_FIRST_S", 0.0)
+        health = run(config)
     assert len(tries) == 4
     assert (health.alarm_failed, health.items) == ("", 3)
+    tries.clear()
+    run(_config(tmp_path / "b", "camera.items=3"))
+    remember_hazard(tmp_path / "b" / "state", "hazardous at 0.60")
+    run(_config(tmp_path / "b", "camera.items=3"))
+    assert len(tries) <= 2  # a controller that is silent for seconds does not hold up every frame
 
 
 def test_two_bins_never_share_a_state_folder(running: _Bin) -> None:
@@ -238,7 +253,7 @@ def test_a_disk_that_takes_nothing_has_events_held_in_memory_until_it_does(
     """A file where the outbox's folder should be: SQLite cannot open it, as on a full or a read-only disk."""
     config = _config(tmp_path, "camera.items=6")
     (config.state / "outbox.sqlite").mkdir(parents=True)
-    monkeypatch.setattr("edge_runtime.app._HEALTH_EVERY_S", 0.0)
+    monkeypatch.setattr("edge_runtime.keeper._HEALTH_EVERY_S", 0.0)
     seen: list[tuple[bool, str]] = []
     serve = Pipeline.serve
 
@@ -256,6 +271,86 @@ def test_a_disk_that_takes_nothing_has_events_held_in_memory_until_it_does(
     assert "held in memory" in seen[0][1]
     with Outbox(config.state / "outbox.sqlite", config.bin_id) as outbox:
         assert outbox.depth() == 6
+
+
+class _Hub:
+    """A hub that notes what it was given, under the names that the bin gave."""
+
+    taken: ClassVar[set[tuple[str, int]]] = set()
+    down: ClassVar[bool] = True
+
+    def post(self, body: bytes) -> Answer:
+        if self.down:
+            raise UplinkError("connection refused")
+        batch = decode_batch(body)
+        self.taken.update((batch.outbox_id, number) for number, _ in batch.events)
+        return Answer(200, encode_receipt(Receipt(batch.outbox_id, batch.events[-1][0])))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
+@pytest.mark.parametrize("hub", [False, True], ids=["no hub", "a hub"])
+def test_a_disk_that_is_full_while_the_bin_runs_costs_no_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: bool
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(state)], check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    way = ["uplink.url=http://hub", "uplink.interval_s=0.02", "uplink.backoff_max_s=0.02"] if hub else []
+    config = _config(tmp_path, "camera.kind=file", f"camera.source={FILM}", *way)
+    monkeypatch.setattr("edge_runtime.keeper._HEALTH_EVERY_S", 0.0)
+    monkeypatch.setattr("edge_runtime.keeper.open_transport", lambda *_: _Hub())
+    monkeypatch.setattr(_Hub, "taken", set())
+    monkeypatch.setattr(_Hub, "down", True)
+    seen: list[tuple[bool, str]] = []
+    serve = Pipeline.serve
+
+    def watched(pipeline: Pipeline, frame: Frame) -> Any:
+        event = serve(pipeline, frame)
+        seen.append((pipeline.outbox.in_memory, pipeline.health.storage))
+        if len(seen) == 2:
+            subprocess.run(["dd", "if=/dev/zero", f"of={state / 'filler'}"], check=False, capture_output=True)
+        elif len(seen) == 4:
+            (state / "filler").unlink()
+        elif len(seen) == 5:
+            _Hub.down = False
+        return event
+
+    monkeypatch.setattr(Pipeline, "serve", watched)
+    try:
+        health = run(config)
+        assert [memory for memory, _ in seen] == [False, False, True, True, False, False]
+        assert "held in memory" in seen[3][1]
+        assert (health.items, health.unrecorded, health.faults) == (6, 0, 0)
+        with Outbox(state / "outbox.sqlite", config.bin_id) as outbox:
+            assert outbox.depth() == (0 if hub else 6)
+            names = {name for name, _ in _Hub.taken}
+            assert (len(_Hub.taken), len(names)) == ((6, 2) if hub else (0, 0))
+    finally:
+        subprocess.run(["umount", str(state)], check=True)
+
+
+@pytest.mark.parametrize("why", ["ca=/no/such/ca.pem", "url=mqtts://hub:99999"])
+def test_an_uplink_that_cannot_be_opened_does_not_keep_a_bin_from_serving(tmp_path: Path, why: str) -> None:
+    config = _config(tmp_path, "uplink.url=https://hub", f"uplink.{why}")
+    health = run(config)
+    assert health.items == 6
+    assert why.partition("=")[2] in health.alarm
+    with Outbox(config.state / "outbox.sqlite", config.bin_id) as outbox:
+        assert outbox.depth() == 6
+
+
+def test_the_technician_is_told_of_a_lid_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "CAMERA_S", 0.0)
+    for lid in (
+        {"kind": "serial", "port": "/dev/ttyNOPE"},
+        {"kind": "mqtt", "url": "mqtt://127.0.0.1:1", "timeout_s": 0.2},
+    ):
+        found = _found(_config(tmp_path, *(f"actuator.{key}={value}" for key, value in lid.items())), monkeypatch)
+        assert found["lid"].state == "bad"
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: None], ids=["torn", "gone"])

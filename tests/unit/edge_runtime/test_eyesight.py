@@ -46,6 +46,22 @@ def test_a_camera_that_does_not_see_is_noticed_within_five_seconds_and_so_is_its
     assert _watch(eyes, _chute(3, seed=3), 26)[-1] == ""
 
 
+def test_items_do_not_teach_the_eyes_how_sharp_the_chute_is() -> None:
+    eyes, blank, item = Eyesight(3.0), _chute(60, "blurred"), _chute(1)[0]
+    for i, chute in enumerate(blank):
+        shows_item = i % 50 >= 45
+        # The trigger knows of an item one frame later than it is first seen.
+        sight = eyes.judge(Frame(item + i % 3 if shows_item else chute, i, 1000 * i / FPS), i % 50 < 46)
+        assert not sight.fault
+
+
+@pytest.mark.parametrize("change", ["black", "white"])
+def test_a_camera_that_shows_nothing_for_long_is_opened_anew_ever_less_often(change: str) -> None:
+    eyes, nothing = Eyesight(3.0), _chute(1, change)[0]
+    anew = [s for s in range(3600) if eyes.judge(Frame(nothing, s, 1000.0 * s), True).anew]
+    assert anew == [60, 120, 240, 480, 960, 1920, 2880]
+
+
 def test_a_dark_moment_is_not_a_fault_but_is_kept_from_the_trigger() -> None:
     eyes = Eyesight(3.0)
     _watch(eyes, _chute(3), 0)

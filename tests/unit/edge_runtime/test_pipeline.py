@@ -24,8 +24,8 @@ from edge_runtime.outbox import Outbox
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
 from edge_runtime.trigger import Trigger
-from vision.decision import Prediction, decide
-from vision.errors import CameraError, DatasetError, StorageError
+from vision.decision import Decision, Prediction, decide
+from vision.errors import ActuatorError, CameraError, DatasetError, StorageError
 from vision.events import ItemEvent, decode_batch, encode_batch
 from vision.frames import Camera, Frame, Pixels
 from vision.simulator.world import SimulatedItems, World, read_ledger
@@ -106,6 +106,28 @@ def test_a_fault_in_the_classifier_opens_the_lid_to_residual_and_the_bin_goes_on
     batch = parts.outbox.peek(10)
     assert batch is not None
     assert [event.decision == "fault" for _, event in batch.events] == [True, False, False, False]
+
+
+def test_a_flap_that_is_stuck_is_not_told_as_recycling(
+    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = _Parts(tmp_path, shipped)
+    moves = parts.lid.open
+
+    def stuck(stream: str) -> None:
+        if stream != parts.rules.fallback:
+            raise ActuatorError("the flap is stuck")
+        moves(stream)
+
+    glass = Classified(Prediction("glass", 0.99, "plastic", 0.98, 0.0), Decision("known", "glass", "0.99"), 0.1, 2.0)
+    monkeypatch.setattr(parts.classifier, "classify", lambda _: glass)
+    monkeypatch.setattr(parts.lid, "open", stuck)
+    parts.pipeline.run(threading.Event())
+    batch = parts.outbox.peek(10)
+    assert batch is not None
+    assert {(event.label, event.stream, event.outcome) for _, event in batch.events} == {
+        ("glass", "residual", "fault: the flap is stuck; opened residual instead")
+    }
 
 
 def test_a_network_that_gives_nan_is_a_fault_whose_event_can_be_sent(

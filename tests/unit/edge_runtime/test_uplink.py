@@ -8,12 +8,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edge_runtime.clock import SystemClock
-from edge_runtime.config import UplinkConfig
+from edge_runtime.clock import Instant, SystemClock
+from edge_runtime.config import UplinkConfig, without_password
 from edge_runtime.outbox import Outbox
 from edge_runtime.uplink import Answer, HttpTransport, Uplink, open_transport
 from vision.errors import ConfigError, UplinkError
@@ -185,6 +186,58 @@ def test_a_hub_that_refuses_everything_is_asked_ever_less_and_told(outbox: Outbo
     assert outbox.depth() > 10
 
 
+def test_a_hub_that_refuses_everything_for_a_week_has_few_events_set_aside(outbox: Outbox, make_event: Make) -> None:
+    hub = HubDouble()
+    hub.poison = set(range(1, 1000))
+    for _ in range(300):
+        outbox.append(make_event())
+    uplink, waited_s = Uplink(outbox, hub, UplinkConfig(url="http://hub"), SystemClock()), 0.0
+    while waited_s < 7 * 86_400:
+        waited_s += uplink.step()
+    assert outbox.quarantined() <= 7 * 24 + 5
+    assert outbox.depth() + outbox.quarantined() == 320
+
+
+def test_a_hub_that_acknowledges_nothing_is_asked_ever_less_and_told(outbox: Outbox) -> None:
+    hub = HubDouble()
+    hub.answer = Answer(200, encode_receipt(Receipt(outbox.outbox_id, 0)))
+    uplink, pauses = _run(outbox, hub, 8)
+    assert "acknowledges nothing" in uplink.last_error
+    assert pauses[-1] > 10
+    assert outbox.depth() == 20
+
+
+def test_a_proxy_that_takes_less_at_once_gets_less_at_once(outbox: Outbox) -> None:
+    hub = HubDouble()
+    healthy = hub.post
+
+    def proxy(body: bytes) -> Answer:
+        return Answer(413, b"<html>nginx</html>") if len(decode_batch(body).events) > 3 else healthy(body)
+
+    hub.post = proxy  # type: ignore[method-assign]
+    _run(outbox, hub, 20)
+    assert hub.taken == list(range(1, 21))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("mqtt://user:p@ss@host:1883", "mqtt://host:1883"),
+        ("rtsp://host/live?user=admin&password=secret&ch=1", "rtsp://host/live?user=admin&password=***&ch=1"),
+        ("https://hub.example.org/at@home", "https://hub.example.org/at@home"),
+    ],
+)
+def test_no_password_is_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+def test_no_password_of_the_hub_is_told() -> None:
+    transport = HttpTransport(UplinkConfig(url="http://bin7:s3cret@127.0.0.1:9"), SystemClock())
+    with pytest.raises(UplinkError) as told:
+        transport.post(b"")
+    assert "s3cret" not in str(told.value)
+
+
 def test_too_large_batches_are_halved_until_they_fit(outbox: Outbox) -> None:
     hub = HubDouble()
     hub.largest = 3
@@ -234,7 +287,7 @@ def test_an_answer_that_comes_slowly_cut_or_as_garbage_is_no_answer_and_costs_bo
 ) -> None:
     hub = SlowHub(drip, pause_s)
     config = UplinkConfig(url=hub.url, timeout_s=0.3)
-    transport = HttpTransport(config)
+    transport = HttpTransport(config, SystemClock())
     uplink, started = Uplink(outbox, transport, config, SystemClock()), time.monotonic()
     uplink.step()
     assert time.monotonic() - started < 4
@@ -289,49 +342,95 @@ def test_a_hazard_does_not_wait_for_the_next_look(outbox: Outbox, make_event: Ma
     assert hub.taken == [21]
 
 
+class TlsHub:
+    """A hub behind HTTPS with a certificate of its own that held from the first of January 2016 for some years."""
+
+    def __init__(self, folder: Path, years: int) -> None:
+        openssl = shutil.which("openssl")
+        if openssl is None:
+            pytest.skip("no openssl on this machine")
+        (folder / "index").touch()
+        (folder / "ca.cnf").write_text(
+            "[ca]\ndefault_ca=d\n[d]\ndatabase=index\nnew_certs_dir=.\nrand_serial=yes\ndefault_md=sha256\npolicy=p\n"
+            "x509_extensions=e\n[p]\ncommonName=supplied\n[e]\nsubjectAltName=DNS:localhost\n"
+        )
+        for words in (
+            "req -new -newkey rsa:2048 -nodes -subj /CN=localhost -keyout key.pem -out request.pem",
+            "ca -config ca.cnf -selfsign -batch -keyfile key.pem -in request.pem -startdate 20160101000000Z "
+            f"-enddate {2016 + years}0101000000Z -notext -out cert.pem",
+        ):
+            subprocess.run([openssl, *words.split()], cwd=folder, check=True, capture_output=True)
+        taking = HubDouble()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                answer = taking.post(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(answer.status)
+                self.send_header("Content-Length", str(len(answer.body)))
+                self.end_headers()
+                self.wfile.write(answer.body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hangs up
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.certificate = folder / "cert.pem"
+        self.url = f"https://localhost:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class NetworkClock(SystemClock):
+    """A clock of which is known whether it was set."""
+
+    def __init__(self, synced: bool) -> None:
+        super().__init__()
+        self.synced = synced
+
+    def now(self) -> Instant:
+        return replace(super().now(), clock_synced=self.synced)
+
+
 def test_https_trusts_the_certificate_it_was_given_and_no_other(tmp_path: Path, outbox: Outbox) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("no openssl on this machine")
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        [
-            openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-            "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate),
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    taking = HubDouble()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            answer = taking.post(self.rfile.read(int(self.headers["Content-Length"])))
-            self.send_response(answer.status)
-            self.send_header("Content-Length", str(len(answer.body)))
-            self.end_headers()
-            self.wfile.write(answer.body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hangs up at the handshake
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"https://localhost:{server.server_port}"
-    for config, left in ((UplinkConfig(url=url), 20), (UplinkConfig(url=url, ca=certificate), 0)):
-        transport = HttpTransport(config)
-        uplink = Uplink(outbox, transport, config, SystemClock())
+    hub, clock = TlsHub(tmp_path, 40), NetworkClock(True)
+    for config, left in ((UplinkConfig(url=hub.url), 20), (UplinkConfig(url=hub.url, ca=hub.certificate), 0)):
+        transport = HttpTransport(config, clock)
+        uplink = Uplink(outbox, transport, config, clock)
         uplink.step()
         transport.close()
         assert outbox.depth() == left
         assert ("CERTIFICATE_VERIFY_FAILED" in uplink.last_error) == bool(left)
-    server.shutdown()
-    server.server_close()
+    hub.close()
     with pytest.raises(ConfigError, match=r"uplink: .*none\.pem"):
-        open_transport(UplinkConfig(url=url, ca=tmp_path / "none.pem"))
+        open_transport(UplinkConfig(url=hub.url, ca=tmp_path / "none.pem"), clock)
+
+
+def test_a_bin_that_does_not_know_the_time_does_not_judge_the_dates_of_a_certificate_but_all_else(
+    tmp_path: Path, outbox: Outbox
+) -> None:
+    hub, clock = TlsHub(tmp_path, 1), NetworkClock(True)
+    config = UplinkConfig(url=hub.url, ca=hub.certificate)
+    transport = HttpTransport(config, clock)
+    uplink = Uplink(outbox, transport, config, clock)
+    uplink.step()
+    assert "certificate has expired" in uplink.last_error
+    clock.synced = False
+    uplink.step()
+    assert (outbox.depth(), uplink.last_error) == (0, "")
+    transport.close()
+    for url, ca in ((hub.url, None), (hub.url.replace("localhost", "127.0.0.1"), hub.certificate)):
+        other = HttpTransport(UplinkConfig(url=url, ca=ca), clock)
+        with pytest.raises(UplinkError, match="CERTIFICATE_VERIFY_FAILED"):
+            other.post(b"")
+        other.close()
+    hub.close()
 
 
 class MarkingHub:
