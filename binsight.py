@@ -87,12 +87,20 @@ def evaluate(
     else:
         wanted = "val" if split is None else split
         dataset = whole.select(wanted) if wanted else whole
+        if whole.drawn and wanted:
+            print(
+                f"note: the set names no splits; {len(dataset.samples)} of its {len(whole.samples)} pictures, which "
+                "training would hold out, are measured. --split '' takes all.", file=sys.stderr,
+            )  # fmt: skip
     chosen = _bundle(bundle)
     trained = trained_groups(chosen, whole) if all(s.split != "train" for s in dataset.samples) else set()
     if foreign:
         dataset = with_foreign(dataset, open_dataset(foreign, names, unmapped=UNKNOWN), chosen)
     result = evaluate_bundle(chosen, dataset, threads, progress("evaluating"), trained)
-    print(json.dumps({**result.figures, "left_out": dict(dataset.left_out)}, indent=1), flush=True)
+    result.figures["left_out"], dataset = dict(dataset.left_out), result.dataset
+    for why in result.figures["unreadable"]:
+        print(f"left out: {why}", file=sys.stderr)
+    print(json.dumps(result.figures, indent=1), flush=True)
     if predictions:
         predictions.parent.mkdir(parents=True, exist_ok=True)
         rows = zip(dataset.samples, result.predictions, strict=True)

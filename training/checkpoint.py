@@ -45,6 +45,22 @@ def digest(run: Path) -> str:
     return hashlib.sha256((run / CHECKPOINT_NAME).read_bytes()).hexdigest()
 
 
+def must_be_of(run: Path, train: Dataset, val: Dataset) -> None:
+    """Compare the data with what a run was trained on: fitted on pictures that were trained on, confidence is flattery.
+
+    Raises:
+        ConfigError: a picture, label or split has changed since.
+    """
+    state = load(run)
+    digests = state["recipe_key"].split(" ")[-3:-1] if state else []
+    for name, dataset, digest in zip(("train", "val"), (train, val), digests, strict=True):
+        if dataset.digest() != digest:
+            raise ConfigError(
+                f"{run}: was trained on other data: {dataset.name} has another {name} split now. "
+                "Put its pictures and splits.csv back as they were, or train again."
+            )
+
+
 def recipe_key(config: TrainConfig, *data: Dataset) -> str:
     """Return what must be equal for a run to be continued: the data and every setting but where it runs."""
     # Paths differ between machines; what lies there is told by digests.

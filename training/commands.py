@@ -17,8 +17,15 @@ Config = Annotated[Path | None, typer.Option("--config", help="YAML file; see co
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. recipe.epochs=5.")
 ]
-Data = Annotated[Path, typer.Option("--data", help="Folder with a splits.csv, or with one sub-folder for each label.")]
-LabelMap = Annotated[Path | None, typer.Option("--label-map", help='JSON file: {"name in the data": "label" or null}.')]
+Data = Annotated[
+    Path, typer.Option("--data", help="Folder with a splits.csv or with one sub-folder for each label, or a CSV.")
+]
+LabelMap = Annotated[
+    Path | None,
+    typer.Option(
+        "--label-map", help='JSON file: {"name in the data": "label", "unknown" or null}; other names are left out.'
+    ),
+]
 RayAddress = Annotated[str | None, typer.Option("--ray-address", help="A running Ray cluster; a local one by default.")]
 
 
@@ -126,12 +133,20 @@ def quantize(
     out: Annotated[Path, typer.Option("--out", help="Int8 bundle to write.")],
 ) -> None:
     """Quantise a float bundle to int8, measure it anew and stamp what was measured."""
+    from training import checkpoint
     from training.data import open_training_data
     from training.quantize import quantize as quantize_bundle
     from training.recipes.finetune import load_trained
+    from vision.bundle import read_manifest
+    from vision.errors import ConfigError
 
     _, _, settings = load_trained(run)
+    if read_manifest(bundle).lineage.get("checkpoint_sha256") != checkpoint.digest(run):
+        raise ConfigError(
+            f"{bundle}: was not exported from {run} as it is now; name its run with --run, or export it again"
+        )
     train_set, val = open_training_data(settings.data, settings.seed, run / "pictures")
+    checkpoint.must_be_of(run, train_set, val)
     manifest = quantize_bundle(bundle, out, train_set, val, watch=progress("quantising"))
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, int8, val accuracy {manifest.metrics['val']['accuracy']:.4f}")
 
@@ -216,9 +231,7 @@ def data_split(
     from vision.datasets.check import check, label_counts, regroup, write_index
     from vision.errors import ConfigError
 
-    if not data.is_dir():
-        raise ConfigError(f"{data}: no such folder")
-    target = out or data / "splits.csv"
+    target = out or (data if data.is_dir() else data.parent) / "splits.csv"
     if target.exists():
         raise ConfigError(f"{target}: is there already; name another file with --out, or remove it")
     dataset = open_dataset(data, read_label_map(label_map) if label_map else None)
@@ -229,7 +242,7 @@ def data_split(
         print(f"left out: {why}")
     for split, counts in label_counts(done).items():
         print(f"{split:<8}" + "  ".join(f"{label} {number}" for label, number in counts.items()))
-    print(target)
+    print(f"{target}: its labels are binsight's own, so it is used without a label map" if label_map else target)
 
 
 def progress(what: str) -> Any:

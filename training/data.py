@@ -16,7 +16,7 @@ from training.augment import augment
 from training.config import DataConfig
 from training.cutout import cut_out, floors, lay
 from vision.datasets import UNKNOWN, Dataset, Sample, merge, open_dataset, read_image, read_label_map
-from vision.errors import DatasetError
+from vision.errors import DatasetError, ImageError
 from vision.frames import Pixels
 from vision.preprocess import PreprocessSpec, preprocess
 from vision.simulator.catalogue import CATALOGUE
@@ -65,6 +65,12 @@ def open_training_data(config: DataConfig, seed: int, scratch: Path) -> tuple[Da
         log.warning(
             "%s: %d groups are in train and val; what is fitted on val takes only pictures of the others", dataset.name,
             len(both),
+        )  # fmt: skip
+    if val.drawn and config.root is not None:
+        log.warning(
+            "%s: names no val part, so one was drawn picture by picture: shots of one object may be on both sides, and "
+            "then all that is measured on val flatters. Group them first: binsight data split --data %s",
+            dataset.name, config.root,
         )  # fmt: skip
     if unseen := val.labels() - train.labels():
         raise DatasetError(f"{dataset.name}: labels in val but not in train: {', '.join(sorted(unseen))}")
@@ -141,6 +147,22 @@ class Pictures:
 
     def __iter__(self) -> Iterator[Pixels]:
         return (self[index] for index in range(len(self)))
+
+    def read_all(self) -> None:
+        """Read each picture once: better told before an hour of training than after.
+
+        Raises:
+            DatasetError: some cannot be read; the message names them.
+        """
+        bad = []
+        for index in range(len(self)):
+            try:
+                self[index]
+            except ImageError as error:
+                bad.append(str(error))
+        if bad:
+            more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+            raise DatasetError(f"{len(bad)} pictures cannot be read: {'; '.join(bad[:5])}{more}")
 
     def __getitem__(self, index: int) -> Pixels:
         if index in self._cache:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from vision import metrics
 from vision.bundle import Manifest, Tensors, bundle_digest, read_bundle, read_manifest
 from vision.datasets import UNKNOWN, Dataset, Sample, read_image
 from vision.decision import Prediction, decide, to_prediction
-from vision.errors import BundleError, DatasetError
+from vision.errors import BundleError, DatasetError, ImageError
 from vision.frames import Pixels
 from vision.preprocess import PreprocessSpec, preprocess
 
@@ -52,12 +52,14 @@ class Evaluation:
         predictions: one for each sample, in the dataset's order.
         matrix_kk: counts, row = truth, column = prediction, in the order of the bundle's labels.
         outputs: raw answers.
+        dataset: what was measured: the one that was given, without what could not be read.
     """
 
     figures: dict[str, Any]
     predictions: list[Prediction]
     matrix_kk: NDArray[np.int64]
     outputs: Outputs
+    dataset: Dataset
 
 
 def open_session(bundle: bytes, threads: int) -> ort.InferenceSession:
@@ -103,7 +105,7 @@ def evaluate(
     watch: Watch = iter,
     trained_groups: Collection[str] = (),
 ) -> Evaluation:
-    """Evaluate a bundle on a dataset.
+    """Evaluate a bundle on a dataset. Pictures that cannot be read are left out, and named in the figures.
 
     Args:
         bundle: verified before use.
@@ -113,16 +115,27 @@ def evaluate(
         watch: wraps the pictures, for a progress bar.
 
     Raises:
-        BundleError, DatasetError, ImageError
+        BundleError: the bundle must not be run.
+        DatasetError: a label that the bundle does not know, or no picture that can be read.
     """
     data, manifest = read_bundle(bundle)
-    session = open_session(data, threads)
-    outputs = run_graph(
-        session, manifest.tensors, manifest.preprocess, (read_image(s.path) for s in dataset.samples), watch
-    )
+    _must_know(manifest, dataset)
+    unreadable: dict[Path, str] = {}
+
+    def pictures() -> Iterator[Pixels]:
+        for sample in watch(dataset.samples):
+            try:
+                yield read_image(sample.path)
+            except ImageError as error:
+                unreadable[sample.path] = str(error)
+
+    outputs = run_graph(open_session(data, threads), manifest.tensors, manifest.preprocess, pictures())
+    if len(unreadable) == len(dataset.samples):
+        raise DatasetError(f"{dataset.name}: no picture can be read, e.g. {next(iter(unreadable.values()))}")
+    dataset = replace(dataset, samples=tuple(s for s in dataset.samples if s.path not in unreadable))
     predictions, figures, matrix = judge(manifest, dataset, outputs, trained_groups)
-    figures["bundle_sha256"] = bundle_digest(data)
-    return Evaluation(figures, predictions, matrix, outputs)
+    figures |= {"bundle_sha256": bundle_digest(data), "unreadable": list(unreadable.values())}
+    return Evaluation(figures, predictions, matrix, outputs, dataset)
 
 
 def with_foreign(dataset: Dataset, foreign: Dataset, bundle: Path) -> Dataset:
@@ -152,17 +165,14 @@ def judge(
     Raises:
         DatasetError: the dataset holds a label that the bundle does not know, or no other.
     """
+    _must_know(manifest, dataset)
     labels = manifest.labels
-    if foreign := dataset.labels() - set(labels) - {UNKNOWN}:
-        raise DatasetError(
-            f"{dataset.name}: the bundle does not know {', '.join(sorted(foreign))}; with --label-map, map them to "
-            f"'{UNKNOWN}' (they then measure the unknown test) or to null (they are left out)"
-        )
     predictions = [
         to_prediction(row, embedding, labels, manifest.policy, manifest.stats)
         for row, embedding in zip(outputs.logits_nk, outputs.embeddings_nd, strict=True)
     ]
-    decisions = [decide(p, manifest.policy, manifest.taxonomy).kind for p in predictions]
+    # A hazard is decided too: its stream opens.
+    decided = [decide(p, manifest.policy, manifest.taxonomy).kind in ("known", "hazard") for p in predictions]
     known = np.array([s.label != UNKNOWN for s in dataset.samples])
     if not known.any():
         raise DatasetError(f"{dataset.name}: no picture has a label of the bundle; there is nothing to be right about")
@@ -174,7 +184,7 @@ def judge(
     matrix = metrics.confusion_matrix(truth_n, predicted_n, len(labels))
     confidence_n = np.array([p.confidence for p in said])
     correct_n = truth_n == predicted_n
-    decided_n = np.array([kind == "known" for kind in decisions])[known]
+    decided_n = np.array(decided)[known]
     figures: dict[str, Any] = {
         "dataset": dataset.name,
         "dataset_sha256": digest,
@@ -187,8 +197,10 @@ def judge(
         "precision": _by_label(labels, metrics.precision_per_label(matrix)),
         "calibration_error": metrics.calibration_error(confidence_n, correct_n),
         "coverage_at_risk": {str(r): metrics.coverage_at(confidence_n, correct_n, r) for r in (0.01, 0.02, 0.05)},
-        # Thresholds and temperature look better on the very pictures that they were fitted on.
-        "policy_fitted_on_these_pictures": manifest.lineage.get("val_sha256") in (digest, _digest(samples, "val")),
+        # Thresholds and temperature look better on the very pictures that they were fitted on. Whether other digests
+        # are of other pictures, or of the same under other names, nobody can say.
+        "policy_fitted_on_these_pictures": manifest.lineage.get("val_sha256") in (digest, _digest(samples, "val"))
+        or None,
         "decided_share": float(decided_n.mean()),
         "decided_accuracy": float(correct_n[decided_n].mean()) if decided_n.any() else None,
         "ms_per_picture": {
@@ -202,17 +214,25 @@ def judge(
             "pictures": int((~known).sum()),
             "auroc": metrics.auroc(familiar_n, known),
             "taken_for_known_at_95_recall": metrics.fpr_at_recall(familiar_n, known),
-            "called_known": float(np.mean([kind == "known" for kind in np.array(decisions)[~known]])),
+            "called_known": float(np.mean(np.array(decided)[~known])),
         }
     return predictions, figures, matrix
 
 
 def trained_groups(bundle: Path, whole: Dataset) -> set[str]:
     """Return the groups of the set's training part, if that is what the bundle was trained on; none otherwise."""
-    train = tuple(s for s in whole.samples if s.split == "train")
+    train = tuple(s for s in whole.samples if s.split == "train" and s.label != UNKNOWN)
     unsuspected = tuple(s for s in train if not s.suspect)
     digests = [replace(whole, samples=some).digest() for some in (train, unsuspected)]
     return {s.group for s in train} if read_manifest(bundle).lineage.get("train_sha256") in digests else set()
+
+
+def _must_know(manifest: Manifest, dataset: Dataset) -> None:
+    if foreign := dataset.labels() - set(manifest.labels) - {UNKNOWN}:
+        raise DatasetError(
+            f"{dataset.name}: the bundle does not know {', '.join(sorted(foreign))}; with --label-map, map them to "
+            f"'{UNKNOWN}' (they then measure the unknown test) or to null (they are left out)"
+        )
 
 
 def _digest(samples: list[Sample], split: str) -> str:

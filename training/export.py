@@ -49,6 +49,7 @@ def export(run: Path, out: Path, threads: int = 2, watch: Watch = iter) -> Manif
     model.take_bgr()
     spec = replace(config.model.preprocess(), colour_order="bgr")
     train, val = open_training_data(config.data, config.seed, run / "pictures")
+    checkpoint.must_be_of(run, train, val)
     foreign = open_foreign_data(config.data, labels, "train", config.seed, run / "foreign")
     onnx_bytes = to_onnx(model, spec)
     session = open_session(onnx_bytes, threads)
@@ -75,7 +76,7 @@ def export(run: Path, out: Path, threads: int = 2, watch: Watch = iter) -> Manif
             **({"foreign_sha256": foreign.digest()} if foreign.samples else {}),
             **({"teacher_weights": _weights_name(config.teacher.model.weights)} if config.teacher else {}),
         },
-        data_licences={d.name: d.licence for d in (foreign, train) if d.samples},
+        data_licences=_licences(train, foreign),
     )
     return write_measured(out, onnx_bytes, manifest, train, val, outputs)
 
@@ -128,7 +129,7 @@ def write_measured(
     figures |= cross_fitted_figures(
         outputs.logits_nk[fresh], targets, scores, [s.group for s in samples], manifest.labels
     )
-    figures["policy_pictures"] = len(samples)
+    figures["policy_pictures"], figures["objects_known"] = len(samples), not val.drawn
     del figures["policy_fitted_on_these_pictures"]
     figures["target_precision"] = TARGET_PRECISION
     return write_bundle(out, onnx_bytes, replace(manifest, metrics={**manifest.metrics, "val": figures}))
@@ -170,6 +171,14 @@ def compare_with_torch(model: Classifier, spec: PreprocessSpec, pictures: Pictur
             f"logits by up to {difference:.2g} ({MAX_LOGIT_DIFFERENCE} allowed)"
         )
     return difference
+
+
+def _licences(*datasets: Dataset) -> dict[str, str]:
+    licences: dict[str, str] = {}
+    for d in datasets:
+        if d.samples:
+            licences[d.name] = "; ".join(dict.fromkeys([*filter(None, [licences.get(d.name)]), d.licence]))
+    return licences
 
 
 def _weights_name(weights: str) -> str:

@@ -22,6 +22,7 @@ import ray.train
 import ray.train.torch
 import ray.tune
 from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from configs import with_values
 from training.config import TrainConfig
@@ -80,7 +81,7 @@ def train_with_ray(config: TrainConfig, workers: int, address: str | None = None
             raise ConfigError(
                 f"--workers {workers}: the cluster has {resources.get('CPU', 1):.0f} cores, one each is needed"
             )
-        cpus = max(1, int(resources.get("CPU", 1)) // workers)
+        cpus = _cores_each(resources, workers)
         trainer = ray.train.torch.TorchTrainer(
             _work,
             train_loop_config={"config": config.model_dump_json(), "threads": cpus},
@@ -117,7 +118,7 @@ def tune(config: TrainConfig, trials: int, at_once: int = 1, address: str | None
     """
     config = _absolute(config)
     with _ray(address) as resources, tempfile.TemporaryDirectory() as scratch:
-        cpus = max(1, int(resources.get("CPU", 1)) // at_once)
+        cpus = _cores_each(resources, at_once)
         gpus = min(1.0, resources.get("GPU", 0) / at_once) if config.device != "cpu" else 0
         trial = ray.tune.with_parameters(_try, config=config.model_dump_json(), threads=cpus)
         tuner = ray.tune.Tuner(
@@ -127,7 +128,7 @@ def tune(config: TrainConfig, trials: int, at_once: int = 1, address: str | None
                 metric="val_accuracy",
                 mode="max",
                 num_samples=trials,
-                max_concurrent_trials=at_once,
+                search_alg=BasicVariantGenerator(random_state=config.seed, max_concurrent=at_once),
                 scheduler=ASHAScheduler(max_t=config.recipe.epochs, grace_period=max(1, config.recipe.epochs // 4)),
             ),
             run_config=ray.tune.RunConfig(name=config.out.name, storage_path=scratch, verbose=0),
@@ -142,6 +143,12 @@ def tune(config: TrainConfig, trials: int, at_once: int = 1, address: str | None
             if result.metrics and "val_accuracy" in result.metrics and result.config
         ]
     return sorted(done, key=lambda t: -t.val_accuracy)
+
+
+def _cores_each(resources: Mapping[str, float], processes: int) -> int:
+    """Return the cores that each of several processes gets: its share of all, and no more than one machine has."""
+    machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return max(1, min(int(resources.get("CPU", 1)) // processes, *(cores for cores in machines if cores)))
 
 
 def _root_cause(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vision.decision import DecisionPolicy, EmbeddingStats, softmax
 from vision.metrics import calibration_error
+from vision.taxonomy import MATERIALS_1
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -73,6 +74,7 @@ def cross_fitted_figures(
         return dict.fromkeys(("calibration_error", "decided_share", "decided_accuracy"))
     fold_n = np.random.default_rng(0).permutation(int(group_n.max()) + 1)[group_n] % folds
     predicted = logits_nk.argmax(1)
+    hazard_k = np.array([MATERIALS_1.material(label).hazard for label in labels])
     confidence, decided = np.zeros(len(targets_n)), np.zeros(len(targets_n), dtype=bool)
     for fold in range(folds):
         held = fold_n == fold
@@ -81,7 +83,8 @@ def cross_fitted_figures(
         policy = fit_policy(logits_nk[~held], targets_n[~held], unknown_scores_n[~held], labels)
         confidence[held] = softmax(logits_nk[held], policy.temperature).max(1)
         needed = np.array([policy.min_confidence[label] for label in labels])[predicted[held]]
-        decided[held] = (confidence[held] >= needed) & (unknown_scores_n[held] <= policy.max_unknown_score)
+        clear = (confidence[held] >= needed) & (unknown_scores_n[held] <= policy.max_unknown_score)
+        decided[held] = clear | hazard_k[predicted[held]]  # as `decide` does: a hazard is never waved through
     correct = predicted == targets_n
     return {
         "calibration_error": calibration_error(confidence, correct),

@@ -122,6 +122,8 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     seen = train.samples + foreign.samples
     pictures, val_pictures = Pictures(seen), Pictures(val.samples)
+    pictures.read_all()
+    val_pictures.read_all()
     from_bundle = config.model.weights.endswith(".onnx")
     model = build(
         config.model.name, len(labels), config.model.dropout, "scratch" if from_bundle else config.model.weights

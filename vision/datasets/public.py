@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,9 @@ def fetch(name: str, out: Path, url: str | None = None, sha256: str | None = Non
         if out.exists():
             out.rmdir()
         shutil.move(unpacked, out)
-    verified = "as expected" if wanted else "the publisher names none: keep this one and give it as --sha256 next time"
+    verified = (
+        "as expected" if wanted else "NOT VERIFIED, the publisher names none: give this one as --sha256 next time"
+    )
     return Fetched(files, digest, verified, chosen.licence)
 
 
@@ -153,6 +156,7 @@ def _unpack(archive: Path, folder: Path, address: str) -> int:
                         f"{address}: holds {member.filename!r}, which lies outside of the folder; refused"
                     )
                 zipped.extract(member, folder)
-    except zipfile.BadZipFile as error:
+    # zlib.error: damaged inside; RuntimeError: encrypted; NotImplementedError: packed in a way of its own.
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
         raise DatasetError(f"{address}: not a readable zip ({error})") from error
     return len(members)

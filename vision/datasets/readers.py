@@ -6,6 +6,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from vision.datasets.images import image_paths
@@ -68,7 +69,8 @@ def read_index(index: Path, label_map: LabelMap | None = None, unmapped: str | N
         with index.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if missing := {"path", "label"} - set(reader.fieldnames or ()):
-                raise DatasetError(f"{index}: column missing: {', '.join(sorted(missing))}")
+                hint = "; save it with commas between the columns" if ";" in "".join(reader.fieldnames or ()) else ""
+                raise DatasetError(f"{index}: column missing: {', '.join(sorted(missing))}{hint}")
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{index}: not a readable table ({error}); save it as CSV in UTF-8") from error
@@ -76,9 +78,10 @@ def read_index(index: Path, label_map: LabelMap | None = None, unmapped: str | N
     for line, row in enumerate(rows, start=2):
         if row["path"] is None or row["label"] is None:
             raise DatasetError(f"{index}, line {line}: path or label missing")
-        label = _mapped(row["label"], label_map, unmapped)
+        name = row["label"].strip()
+        label = _mapped(name, label_map, unmapped)
         if label is None:
-            left_out[row["label"]] += 1
+            left_out[name] += 1
             continue
         path = root / row["path"]
         if not path.is_file():
@@ -92,29 +95,32 @@ def read_index(index: Path, label_map: LabelMap | None = None, unmapped: str | N
 
 
 def read_class_folders(root: Path, label_map: LabelMap | None = None, unmapped: str | None = None) -> Dataset:
-    """Read a folder with one sub-folder for each class, or with train/, val/ or valid/, test/ above those.
+    """Read a folder with one sub-folder for each class, or with train/, val/ or valid/, test/ somewhere above those.
 
     Where there is no val/ it is drawn from train/, or from everything, by `split_by_group`, each picture its own group.
     """
     samples, left_out = [], Counter[str]()
-    has_splits = any(_SPLITS.get(folder.name.lower()) == "train" for folder in root.iterdir() if folder.is_dir())
-    for path in image_paths(root):
-        parts = path.relative_to(root).parts
-        split = _SPLITS.get(parts[0].lower(), "") if has_splits and len(parts) > 1 else ""
-        folders = parts[1:-1] if split else parts[:-1]
+    paths = [path.relative_to(root) for path in image_paths(root)]
+    parts_of = {path: [i for i, part in enumerate(path.parts[:-1]) if part.lower() in _SPLITS] for path in paths}
+    # Archives wrap a set into a folder of their own, so the parts may lie deeper.
+    has_splits = any(_SPLITS[path.parts[i].lower()] == "train" for path, at in parts_of.items() for i in at)
+    for path in paths:
+        parts, at = path.parts, parts_of[path] if has_splits else []
+        split = _SPLITS[parts[at[0]].lower()] if at else ""
+        folders = parts[at[0] + 1 : -1] if at else parts[:-1]
         folder = folders[-1] if folders else "(no folder)"
         label = _mapped(folder, label_map, unmapped)
         if label is None:
             left_out[folder] += 1
             continue
         name = "/".join(parts)
-        samples.append(Sample(path, name, label, split, name))
+        samples.append(Sample(root / path, name, label, split, name))
     if not samples and not left_out:
         raise DatasetError(f"{root}: no picture in it. Expected one sub-folder of pictures for each label.")
-    if not any(s.split == "val" for s in samples):
+    if drawn := not any(s.split == "val" for s in samples):
         kept = [s for s in samples if s.split == "test"]
         samples = [*split_by_group([s for s in samples if s.split != "test"], VAL_SHARE), *kept]
-    return _checked(root, samples, left_out, _licence_of(root))
+    return replace(_checked(root, samples, left_out, _licence_of(root)), drawn=drawn)
 
 
 def read_label_map(path: Path) -> dict[str, str | None]:
@@ -124,7 +130,7 @@ def read_label_map(path: Path) -> dict[str, str | None]:
         DatasetError: not such a file, or a label that no taxonomy knows.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: not a readable JSON label map ({error})") from error
     if not isinstance(document, dict) or not all(v is None or isinstance(v, str) for v in document.values()):

@@ -41,12 +41,15 @@ class Dataset:
         samples: in a stable order.
         licence: licence of the pictures, "unknown" if the set does not say.
         left_out: folder or label that the label map left out -> number of pictures.
+        drawn: the set names no val part and no objects: val was drawn picture by picture, so that two pictures of one
+            object may lie on both sides.
     """
 
     name: str
     samples: tuple[Sample, ...]
     licence: str = "unknown"
     left_out: tuple[tuple[str, int], ...] = ()
+    drawn: bool = False
 
     def select(self, split: str) -> Dataset:
         """Return the samples of one split.
@@ -57,7 +60,10 @@ class Dataset:
         chosen = tuple(s for s in self.samples if s.split == split)
         if not chosen:
             known = sorted({s.split for s in self.samples})
-            raise DatasetError(f"{self.name}: no picture in split {split!r}; it has {', '.join(map(repr, known))}")
+            raise DatasetError(
+                f"{self.name}: no picture in split {split!r}; it has {', '.join(map(repr, known))}. "
+                "Make splits with 'binsight data split'."
+            )
         return replace(self, samples=chosen)
 
     def labels(self) -> set[str]:
@@ -81,12 +87,16 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     """Return one set of several; names and groups get their set's name in front, so that equal ones stay apart."""
     if len(datasets) == 1:
         return datasets[0]
+    named: dict[str, Dataset] = {}
+    for d in datasets:
+        number = 1 + sum(other.name == d.name for other in named.values())
+        named[d.name if number == 1 else f"{d.name}-{number}"] = d
     samples = tuple(
-        replace(s, name=f"{d.name}/{s.name}", group=f"{d.name}/{s.group}") for d in datasets for s in d.samples
+        replace(s, name=f"{name}/{s.name}", group=f"{name}/{s.group}") for name, d in named.items() for s in d.samples
     )
-    left_out = tuple((f"{d.name}/{name}", n) for d in datasets for name, n in d.left_out)
-    licences = "; ".join(f"{d.name}: {d.licence}" for d in datasets)
-    return Dataset("+".join(d.name for d in datasets), samples, licences, left_out)
+    left_out = tuple((f"{name}/{what}", n) for name, d in named.items() for what, n in d.left_out)
+    licences = "; ".join(f"{name}: {d.licence}" for name, d in named.items())
+    return Dataset("+".join(named), samples, licences, left_out, any(d.drawn for d in datasets))
 
 
 def split_by_group(samples: Iterable[Sample], val_share: float) -> tuple[Sample, ...]:

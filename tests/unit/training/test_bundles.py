@@ -1,20 +1,21 @@
 """A bundle says what torch says, its figures are its own, and int8 is refused where it loses too much."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
-from training.data import (  # noqa: E402
-    Pictures,
-    open_training_data,
-)
+from training import checkpoint  # noqa: E402
+from training.commands import app  # noqa: E402
+from training.data import Pictures, open_training_data  # noqa: E402
 from training.evaluate import evaluate, open_session, run_graph, trained_groups, with_foreign  # noqa: E402
-from training.export import compare_with_torch  # noqa: E402
+from training.export import compare_with_torch, export  # noqa: E402
 from training.models import build  # noqa: E402
 from training.quantize import VIEWS, compare, quantize, views  # noqa: E402
 from training.recipes.finetune import load_trained  # noqa: E402
@@ -184,6 +185,47 @@ def test_only_a_set_that_the_bundle_was_trained_on_has_near_duplicates_in_traini
     figures = evaluate(bundles[1], whole).figures
     assert figures["policy_fitted_on_these_pictures"]  # among others
     assert figures["splits"] == {"train": 240, "val": 60}
+
+
+def test_a_run_is_exported_and_quantised_with_the_data_it_was_trained_on_and_no_other(
+    bundles: tuple[Path, Path], run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """A picture that moves from train to val would be measured as one that the network has not seen."""
+    shutil.copytree(pictures, tmp_path / "pictures")
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["root"] = str(tmp_path / "pictures")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    export(tmp_path / "run", tmp_path / "same.onnx")
+    index = tmp_path / "pictures" / "splits.csv"
+    index.write_text(index.read_text().replace(",train", ",val", 1))
+    with pytest.raises(ConfigError, match="trained on other data: pictures has another train split now"):
+        export(tmp_path / "run", tmp_path / "other.onnx")
+    done = CliRunner().invoke(
+        app, ["quantize", str(tmp_path / "same.onnx"), "--run", str(tmp_path / "run"), "--out", str(tmp_path / "q")]
+    )
+    assert "trained on other data" in str(done.exception)
+    checkpoint.save(tmp_path / "run", {**(checkpoint.load(run) or {}), "history": []})  # it was trained again
+    done = CliRunner().invoke(
+        app, ["quantize", str(bundles[0]), "--run", str(tmp_path / "run"), "--out", str(tmp_path / "q")]
+    )
+    assert "name its run with --run" in str(done.exception)
+
+
+def test_what_cannot_be_read_is_left_out_of_a_measurement_and_named(
+    bundles: tuple[Path, Path], pictures: Path, tmp_path: Path
+) -> None:
+    val = open_dataset(pictures).select("val")
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(val.samples[0].path.read_bytes()[:300])
+    damaged = replace(val, samples=(replace(val.samples[0], path=broken), *val.samples[1:]))
+    result, rest = evaluate(bundles[0], damaged), replace(val, samples=val.samples[1:])
+    assert [s.name for s in result.dataset.samples] == [s.name for s in rest.samples]
+    assert result.figures["accuracy"] == evaluate(bundles[0], rest).figures["accuracy"]
+    assert len(result.figures["unreadable"]) == 1
+    assert "broken.jpg" in result.figures["unreadable"][0]
+    with pytest.raises(DatasetError, match="no picture can be read"):
+        evaluate(bundles[0], replace(val, samples=damaged.samples[:1]))
 
 
 def test_evaluating_on_labels_that_the_bundle_lacks_is_an_error(

@@ -14,6 +14,7 @@ pytest.importorskip("torch")
 pytest.importorskip("ray.train", exc_type=ImportError)
 
 from configs import load
+from training import launch
 from training.config import TrainConfig
 from vision.simulator.dataset import simulator_dataset
 
@@ -87,6 +88,12 @@ def test_two_workers_train_together_and_outlive_a_killed_one(pictures: Path, tmp
     assert [row["epoch"] for row in history] == list(range(1, epochs + 1))  # none twice, none left out
     assert history[-1]["val_accuracy"] > 0.7  # chance is a half
     assert (out / "report.html").is_file()
+
+
+def test_cores_are_shared_and_never_more_than_one_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0}}] * 3 + [{"Alive": True, "Resources": {}}]
+    monkeypatch.setattr("training.launch.ray.nodes", lambda: nodes)
+    assert [launch._cores_each({"CPU": 24.0}, n) for n in (1, 2, 3, 6, 48)] == [8, 8, 8, 4, 1]
 
 
 @pytest.mark.timeout(400)

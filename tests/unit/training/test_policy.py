@@ -23,6 +23,13 @@ def test_a_threshold_lets_the_picture_pass_that_it_was_fitted_on() -> None:
     assert (confidence >= policy.min_confidence["glass"]).all()
 
 
+def test_a_hazard_is_decided_however_doubtful_as_on_the_bin() -> None:
+    logits, labels = np.tile(np.array([[0.0, 0.01]]), (40, 1)), ("glass", "hazardous")
+    figures = cross_fitted_figures(logits, np.arange(40) % 2, np.zeros(40), [str(i) for i in range(40)], labels)
+    assert figures["decided_share"] == 1
+    assert figures["decided_accuracy"] == 0.5
+
+
 def test_figures_of_a_single_group_are_undefined() -> None:
     logits, targets = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 2
     one = cross_fitted_figures(logits, targets, np.zeros(30), ["same"] * 30, LABELS)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,7 +27,7 @@ from training.data import (  # noqa: E402
 )
 from training.models import build  # noqa: E402
 from training.recipes.finetune import finetune, load_trained, predict_logits  # noqa: E402
-from vision.datasets import Dataset, Sample, open_dataset  # noqa: E402
+from vision.datasets import Sample, open_dataset  # noqa: E402
 from vision.errors import ConfigError, DatasetError  # noqa: E402
 from vision.simulator.dataset import simulator_dataset  # noqa: E402
 
@@ -211,8 +212,9 @@ def test_a_picture_that_cannot_be_read_stops_training_with_its_name(pictures: Pa
     dataset = open_dataset(pictures)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(dataset.samples[0].path.read_bytes()[:500])
-    with pytest.raises(Exception, match=r"broken\.jpg.*truncated"):
-        Pictures(Dataset("x", (dataset.samples[0].__class__(broken, "b", "glass", "train", "g"),)).samples)[0]
+    samples = (dataset.samples[0], replace(dataset.samples[1], path=broken), replace(dataset.samples[2], path=broken))
+    with pytest.raises(DatasetError, match=r"2 pictures cannot be read: .*broken\.jpg.*truncated"):
+        Pictures(samples).read_all()  # before an hour of training, val too
 
 
 def test_augmentation_keeps_type_and_leaves_the_original_alone() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision.datasets import Sample, open_dataset, read_label_map, split_by_group
+from vision.datasets import Sample, merge, open_dataset, read_label_map, split_by_group
 from vision.errors import DatasetError
 
 
@@ -93,7 +93,7 @@ def test_a_licence_is_named_only_where_its_text_stands(picture_folder: Path) -> 
 
 
 def test_a_table_saved_by_a_spreadsheet_is_read(picture_folder: Path) -> None:
-    (picture_folder / "splits.csv").write_text("path,label,split\nglass/00.png,glass,train\n", encoding="utf-8-sig")
+    (picture_folder / "splits.csv").write_text("path,label,split\nglass/00.png, glass,train\n", encoding="utf-8-sig")
     assert len(open_dataset(picture_folder).samples) == 1
 
 
@@ -103,6 +103,27 @@ def test_folders_of_splits_are_read_as_public_sets_name_them(picture_folder: Pat
         shutil.copytree(picture_folder, tmp_path / "whole" / split)
     dataset = open_dataset(tmp_path / "whole")
     assert {s.name.split("/")[0]: s.split for s in dataset.samples} == {"Train": "train", held: "val", "test": "test"}
+
+
+def test_folders_of_splits_are_found_within_the_folder_that_an_archive_wraps_them_into(
+    picture_folder: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "validation", "test"):
+        shutil.copytree(picture_folder, tmp_path / "whole" / "set-0a1b2c" / split)
+    (tmp_path / "whole" / "SOURCE.md").write_text("Licence: MIT License")
+    dataset = open_dataset(tmp_path / "whole")
+    assert {(s.name.split("/")[1], s.split) for s in dataset.samples} == {
+        ("train", "train"), ("validation", "val"), ("test", "test")
+    }  # fmt: skip
+    assert (dataset.labels(), dataset.licence, dataset.drawn) == ({"glass", "paper"}, "MIT", False)
+
+
+def test_sets_of_the_same_name_stay_apart(picture_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / picture_folder.name
+    shutil.copytree(picture_folder, other)
+    both = merge([open_dataset(picture_folder), open_dataset(other)])
+    assert len({s.group for s in both.samples}) == len(both.samples) == 48
+    assert both.drawn  # nobody named a val part
 
 
 def test_without_a_val_folder_val_is_drawn_from_train_and_never_from_test(picture_folder: Path, tmp_path: Path) -> None:
@@ -132,9 +153,10 @@ def test_a_set_is_named_after_its_folder_wherever_one_stands(
         ("path,label\nmüll.jpg,glass\n".encode("latin-1"), "not a readable table .* save it as CSV in UTF-8"),
         ("path,label\na.jpg,glass\n".encode("utf-16"), "not a readable table"),
         (b"path,label\na.jpg\n", "line 2: path or label missing"),
+        (b"path;label\na.jpg;glass\n", "column missing: label, path; save it with commas"),
         (b'path,label\n"' + b"x" * 140_000, "not a readable table"),
     ],
-    ids=["latin-1", "utf-16", "short row", "open quote"],
+    ids=["latin-1", "utf-16", "short row", "semicolons", "open quote"],
 )
 def test_a_table_that_is_none_is_an_error_that_names_it(tmp_path: Path, data: bytes, complaint: str) -> None:
     (tmp_path / "index.csv").write_bytes(data)

@@ -17,9 +17,9 @@ from vision.datasets.public import PUBLIC_SETS, fetch
 from vision.errors import DatasetError
 
 
-def _archive(names: dict[str, bytes]) -> bytes:
+def _archive(names: dict[str, bytes], packed: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as zipped:
+    with zipfile.ZipFile(buffer, "w", packed) as zipped:
         for name, data in names.items():
             zipped.writestr(name, data)
     return buffer.getvalue()
@@ -27,6 +27,9 @@ def _archive(names: dict[str, bytes]) -> bytes:
 
 PICTURE = cv2.imencode(".jpg", np.full((32, 32, 3), 90, np.uint8))[1].tobytes()
 GOOD = _archive({"set/glass/a.jpg": PICTURE, "set/paper/b.jpg": PICTURE, "__MACOSX/x": b""})
+_PACKED = bytearray(_archive({"set/glass/a.jpg": PICTURE * 4}, zipfile.ZIP_DEFLATED))
+_PACKED[60:70] = bytes(byte ^ 0xFF for byte in _PACKED[60:70])  # within what was packed
+DAMAGED = bytes(_PACKED)
 EVIL = _archive({"set/glass/a.jpg": PICTURE, "../outside.txt": b"x"})
 
 
@@ -41,9 +44,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b"%x\r\n" % len(GOOD) + GOOD[: len(GOOD) // 2])
             return
-        body = {"/good.zip": GOOD, "/evil.zip": EVIL, "/page.zip": b"<html>log in</html>", "/cut.zip": GOOD}.get(
-            self.path
-        )
+        bodies = {
+            "/good.zip": GOOD, "/evil.zip": EVIL, "/page.zip": b"<html>log in</html>", "/cut.zip": GOOD,
+            "/damaged.zip": DAMAGED,
+        }  # fmt: skip
+        body = bodies.get(self.path)
         if body is None:
             self.send_error(404)
             return
@@ -85,6 +90,7 @@ def test_a_set_is_fetched_checked_and_can_be_read(server: str, tmp_path: Path) -
         ("/good.zip", "0" * 64, "was expected. Nothing was unpacked"),
         ("/evil.zip", None, "outside of the folder"),
         ("/page.zip", None, "not a readable zip"),
+        ("/damaged.zip", None, "not a readable zip"),
         ("/none.zip", None, "cannot be downloaded"),
         ("/cut.zip", None, r"broke off|cannot be downloaded"),
         ("/chunked.zip", None, "cannot be downloaded"),
