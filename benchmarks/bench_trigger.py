@@ -20,7 +20,7 @@ from vision.simulator.street import INCIDENTS, Street
 from vision.simulator.world import Items, SimulatedItems
 
 SHARED = Path(os.environ.get("BINSIGHT_SHARED", Path(__file__).parents[2] / "shared"))
-CHUTES, ITEMS, SIZE_PX, FPS = 40, 50, (320, 240), 10
+CHUTES, ITEMS, SIZE_PX, FPS = 80, 50, (320, 240), 10
 
 
 class CutoutItems:

@@ -34,7 +34,8 @@ _CLIPPED, _FEW = 240, 0.05
 # Looks of the empty chute that are remembered beside the present one.
 _REMEMBERED = 3
 
-# Motion must be so many times plainer than presence: cloth has more noise than the floor that it is measured on.
+# Motion must rise so many times higher above the noise than presence: cloth has more of it than the floor that it is
+# measured on, and would move for ever.
 _MOTION = 4 / 3
 # Light between two pictures that changes by more than this factor's logarithm is no light but a thing: e is 2.7 times.
 _LIGHT_JUMP = 1.0
@@ -157,11 +158,11 @@ class Trigger:
         self._empty = self._empty + share * (features - self._empty)
         self._picture = self._picture + share * (small - self._picture)
 
-    def _changed(self, a: Features, b: Features, plainer: float = 1.0) -> Mask:
-        """Return where two pictures differ by more than light and noise, and so many times more: 0 or 1."""
+    def _changed(self, a: Features, b: Features, quieter: float = 1.0) -> Mask:
+        """Return where two pictures differ by more than light and so many times the noise: 0 or 1."""
         difference = np.abs(a - b)
         noise = self.config.noise_factor * max(self._noise, _LEAST_NOISE) * b[..., 3:4]
-        limit = plainer * np.maximum(self.config.contrast, noise) * _CHANNELS
+        limit = np.maximum(self.config.contrast, quieter * noise) * _CHANNELS
         jump = difference[..., 4] > _LIGHT_JUMP
         colour = (a - b)[..., 1:3]
         # A lamp of another colour moves the colour ratios of all pixels alike.

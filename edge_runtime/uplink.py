@@ -302,6 +302,8 @@ class Uplink:
             try:
                 pause_s = self.step()
             except Exception as error:
+                if self._stop.is_set():
+                    break  # its outbox was closed
                 log.exception("uplink")
                 self.alarm = f"the uplink fails: {error!r}"
                 pause_s = self._back_off(self.alarm)
