@@ -79,20 +79,12 @@ class Keeper:
             self.uplink = self._start_uplink(self._pipeline.outbox)
         if self._pipeline.health.alarm_failed and now_s >= self._alarm_due_s:
             self._try_alarm_again()
-        if now_s >= self._health_due_s:
-            self._health_due_s = now_s + _HEALTH_EVERY_S
-            if self._pipeline.outbox.in_memory:
-                self._return_to_disk()
-            if self._rest and not self._rest[0].depth():
-                self._close(*self._rest)
-                self._rest = None
-            try:
-                self._write_down(now_s)
-                self._unwritten = ""
-            except OSError as error:  # the bin serves on; told once, for a disk may be full for weeks
-                if str(error) != self._unwritten:
-                    self._unwritten = str(error)
-                    log.error("state: %s", error)
+        try:
+            self._write_down(now_s)
+        except OSError as error:  # the bin serves on; told once, for a disk may be full for weeks
+            if str(error) != self._unwritten:
+                self._unwritten = str(error)
+                log.error("state: %s", error)
 
     def take_hazard(self) -> None:
         """Send it without waiting, and note it for after a power cut."""
@@ -168,13 +160,21 @@ class Keeper:
             outbox.close()
 
     def _write_down(self, now_s: float) -> None:
-        self._note_hazard()
         reference = self._pipeline.trigger.reference
-        if reference is not None and now_s >= self._reference_due_s:
+        if reference is not None and now_s >= self._reference_due_s:  # at once when it is learnt: a kill may come next
             self._reference_due_s = now_s + _REFERENCE_EVERY_S
             _save_reference(self._config.state, reference)
             self._pipeline.eyesight.remember()
-        self.write_health()
+        if now_s >= self._health_due_s:
+            self._health_due_s = now_s + _HEALTH_EVERY_S
+            if self._pipeline.outbox.in_memory:
+                self._return_to_disk()
+            if self._rest and not self._rest[0].depth():
+                self._close(*self._rest)
+                self._rest = None
+            self._note_hazard()
+            self.write_health()
+            self._unwritten = ""
 
     def _note_hazard(self) -> None:
         if self._hazard_to_note:
