@@ -94,11 +94,8 @@ def run(
     if health.hazard:
         pipeline.give_alarm()
     keeper = Keeper(config, pipeline, reload_asked, reload)
-    pipeline.every_frame, pipeline.on_hazard, pipeline.without_disk = (
-        keeper.keep,
-        keeper.take_hazard,
-        keeper.without_disk,
-    )
+    pipeline.every_frame, pipeline.on_hazard = keeper.keep, keeper.take_hazard
+    pipeline.without_disk = keeper.without_disk
     view = _view(config, pipeline)
     log.info("bin %s: %s, rule book %s", config.bin_id, classifier.manifest.model_id, rules.id)
     board.notify("READY=1")

@@ -89,8 +89,11 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
         return datasets[0]
     named: dict[str, Dataset] = {}
     for d in datasets:
-        number = 1 + sum(other.name == d.name for other in named.values())
-        named[d.name if number == 1 else f"{d.name}-{number}"] = d
+        name, number = d.name, 1
+        while name in named:
+            number += 1
+            name = f"{d.name}-{number}"
+        named[name] = d
     samples = tuple(
         replace(s, name=f"{name}/{s.name}", group=f"{name}/{s.group}") for name, d in named.items() for s in d.samples
     )

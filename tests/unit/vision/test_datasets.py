@@ -124,6 +124,9 @@ def test_sets_of_the_same_name_stay_apart(picture_folder: Path, tmp_path: Path) 
     both = merge([open_dataset(picture_folder), open_dataset(other)])
     assert len({s.group for s in both.samples}) == len(both.samples) == 48
     assert both.drawn  # nobody named a val part
+    shutil.copytree(picture_folder, tmp_path / f"{picture_folder.name}-2")  # the very name that the second would take
+    three = merge([open_dataset(p) for p in (picture_folder, tmp_path / f"{picture_folder.name}-2", other)])
+    assert len({s.group for s in three.samples}) == len(three.samples) == 72
 
 
 def test_without_a_val_folder_val_is_drawn_from_train_and_never_from_test(picture_folder: Path, tmp_path: Path) -> None:
