@@ -20,7 +20,7 @@ class RuleBook(StrictModel):
         id, version: written into every event.
         title, source: for people: which law, where it stands.
         taxonomy: whose labels it covers.
-        streams: stream -> what people call it; mixed waste is `residual`, by which name the hub tells what is kept out of it.
+        streams: stream -> what people call it; mixed waste is `residual`, for the hub counts what is kept out of it.
         labels: label -> stream; every label of the taxonomy.
         fallback: stream of what is unsure, unknown or faulty: the residual bin.
         hazard: stream of hazards; never compacted.
