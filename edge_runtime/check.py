@@ -165,6 +165,10 @@ def _running(config: EdgeConfig) -> Finding:
     told = [f"{key}: {health[key]}" for key in ("camera", "chute", "lid", "settings") if health[key] != "ok"]
     told += [f"uplink: {health['uplink']}"] if health["uplink"] not in ("ok", "off") else []
     told += [f"{key}: {health[key]}" for key in ("hazard", "alarm_failed", "alarm", "storage") if health[key]]
+    if health["quarantined"]:
+        told.append(
+            f"set aside because the hub refused them: {health['quarantined']} (after an update: binsight edge requeue)"
+        )
     words = (
         f"{health['items']} items, {health['outbox_depth']} events wait ({health['outbox_full_pct']} % full), "
         f"{health['dropped']} dropped, {health['faults']} faults"
@@ -173,7 +177,7 @@ def _running(config: EdgeConfig) -> Finding:
         return Finding(
             "running bin", "bad", f"silent for {age_s / 60:.0f} minutes; {words}; journalctl -u binsight-edge"
         )
-    worse = told or any(health[key] for key in ("faults", "dropped", "unrecorded", "quarantined", "blind_openings"))
+    worse = told or any(health[key] for key in ("faults", "dropped", "unrecorded", "blind_openings"))
     return Finding("running bin", "warn" if worse else "ok", "; ".join([*told, words]))
 
 

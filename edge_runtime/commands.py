@@ -114,6 +114,25 @@ def edge_hazard_gone(config: Config = None, override: Overrides = None) -> None:
     print(f"{reason}: forgotten; restart the bin to end its alarm" if reason else f"{state}: no hazard is noted there")
 
 
+@app.command("requeue")
+def edge_requeue(config: Config = None, override: Overrides = None) -> None:
+    """Send the events again that the hub refused and the bin set aside: after an update of either.
+
+    May be run beside a running bin. What the hub refuses again is set aside again.
+    """
+    from configs import load
+    from edge_runtime.config import EdgeConfig
+    from edge_runtime.outbox import Outbox
+    from vision.errors import ConfigError
+
+    settings = load(EdgeConfig, config, override or [])
+    path = settings.state / "outbox.sqlite"
+    if not path.is_file():
+        raise ConfigError(f"state: no bin has run in {settings.state}; name its settings with --config")
+    with Outbox(path, settings.bin_id, settings.outbox.max_bytes) as outbox:
+        print(f"put back: {outbox.requeue()}; waiting for the hub: {outbox.depth()}")
+
+
 @app.command("unit")
 def edge_unit() -> None:
     """Print the systemd unit that runs a bin, with how to install it."""

@@ -69,7 +69,7 @@ def open_outbox(path: Path, bin_id: str, max_bytes: int) -> tuple[Outbox, str]:
 
 
 class Outbox:
-    """append, peek, ack, quarantine, depth.
+    """append, peek, ack, quarantine, requeue, depth.
 
     Args:
         path: database file, made if missing; None holds the events in memory.
@@ -172,6 +172,14 @@ class Outbox:
         with self._guarded("written"):
             self._with_room(lambda: self._set_aside(seq, reason))
 
+    def requeue(self) -> int:
+        """Move the events that were set aside to the end of the queue, under new numbers; return how many.
+
+        For after an update, of the hub or of this: another version may take what one refused.
+        """
+        with self._guarded("written"):
+            return self._with_room(self._put_back)
+
     def last_number(self) -> int:
         """Return the greatest number ever given to an event here."""
         return self._count("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'event'")
@@ -252,6 +260,12 @@ class Outbox:
             self._add_dropped(self._db.changes())
             for (body,) in rows:
                 self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?)", (seq, body, reason[:500]))
+
+    def _put_back(self) -> int:
+        with self._transaction():
+            self._db.execute("INSERT INTO event (body) SELECT body FROM quarantine ORDER BY seq")
+            self._db.execute("DELETE FROM quarantine")
+            return self._db.changes()
 
     def _insert(self, body: str) -> int:
         with self._transaction():

@@ -37,6 +37,7 @@ def _binsight(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ["data", "check"],
         ["data", "split"],
         ["edge", "run"],
+        ["edge", "requeue"],
         ["hub", "serve"],
         ["hub", "aggregate"],
     ],

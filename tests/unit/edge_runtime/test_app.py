@@ -23,6 +23,7 @@ from edge_runtime.app import run
 from edge_runtime.classify import Classifier
 from edge_runtime.config import DEFAULT_BUNDLE, EdgeConfig
 from edge_runtime.health import days_left
+from edge_runtime.outbox import Outbox
 from vision.errors import ConfigError, StorageError
 from vision.simulator.world import read_ledger
 
@@ -264,6 +265,24 @@ def test_a_bin_that_is_well_has_nothing_bad_to_tell(tmp_path: Path, monkeypatch:
     stale = config.state / "health.json"
     os.utime(stale, (time.time() - 3600, time.time() - 3600))
     assert _found(config, monkeypatch)["running bin"].state == "bad"
+
+
+def test_what_a_hub_refused_is_told_and_can_be_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _config(tmp_path)
+    run(config)
+    with Outbox(config.state / "outbox.sqlite", config.bin_id) as outbox:
+        outbox.quarantine(2, "422: an older hub")
+    run(config)
+    assert (
+        "set aside because the hub refused them: 1 (after an update: binsight edge requeue)"
+        in _found(config, monkeypatch)["running bin"].words
+    )
+    requeue = [sys.executable, "-m", "binsight", "edge", "requeue", "--set"]
+    done = subprocess.run([*requeue, f"state={config.state}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "put back: 1; waiting for the hub: 6\n"
+    nowhere = subprocess.run([*requeue, f"state={tmp_path / 'no'}"], cwd=ROOT, capture_output=True, text=True)
+    assert (nowhere.returncode, (tmp_path / "no").exists()) == (2, False)
+    assert "no bin has run" in nowhere.stderr
 
 
 def test_days_left_follow_from_pace_and_room() -> None:

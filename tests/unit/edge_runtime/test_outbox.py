@@ -114,6 +114,19 @@ def test_quarantine_keeps_the_event_out_of_the_way(tmp_path: Path, make_event: M
         assert (outbox.depth(), outbox.quarantined()) == (2, 1)
 
 
+def test_what_was_set_aside_goes_again_after_an_update_under_new_numbers(tmp_path: Path, make_event: Make) -> None:
+    with Outbox(tmp_path / "o.sqlite", "b") as outbox:
+        for reason in "abc":
+            outbox.append(make_event(reason=reason))
+        outbox.quarantine(1, "422: no")
+        outbox.quarantine(3, "422: no")
+        assert outbox.requeue() == 2
+        batch = outbox.peek(10)
+        assert batch is not None
+        assert [(seq, event.reason) for seq, event in batch.events] == [(2, "b"), (4, "a"), (5, "c")]
+        assert (outbox.depth(), outbox.quarantined(), outbox.requeue()) == (3, 0, 0)
+
+
 def test_a_full_outbox_can_still_quarantine_and_what_cannot_be_read_holds_nothing_up(
     tmp_path: Path, make_event: Make
 ) -> None:
