@@ -20,7 +20,8 @@ from vision.simulator.street import INCIDENTS, Street
 from vision.simulator.world import Items, SimulatedItems
 
 SHARED = Path(os.environ.get("BINSIGHT_SHARED", Path(__file__).parents[2] / "shared"))
-CHUTES, ITEMS, SIZE_PX, FPS = 80, 50, (320, 240), 10
+# The trigger was made with the first 80 chutes in view; BINSIGHT_FIRST_CHUTE=80 measures it on others.
+FIRST, CHUTES, ITEMS, SIZE_PX, FPS = int(os.environ.get("BINSIGHT_FIRST_CHUTE", "0")), 80, 50, (320, 240), 10
 
 
 class CutoutItems:
@@ -71,7 +72,7 @@ def measure() -> Iterator[dict[str, Any]]:
         counted: Counter[int] = Counter()
         false: Counter[str] = Counter()
         frames, times = 0, []
-        for seed in range(CHUTES):
+        for seed in range(FIRST, FIRST + CHUTES):
             items: Items = make(seed)
             street = Street(items, ITEMS, SIZE_PX, seed, INCIDENTS)
             times.append(play(street, Trigger(TriggerConfig())))
@@ -80,7 +81,8 @@ def measure() -> Iterator[dict[str, Any]]:
             frames += street.empty_frames
         total = CHUTES * ITEMS
         yield {
-            "items": kind, "thrown": total, "counted_once": round(counted[1] / total, 4), "missed": counted[0],
+            "items": kind, "first_chute": FIRST, "thrown": total, "counted_once": round(counted[1] / total, 4),
+            "missed": counted[0],
             "counted_twice_or_more": total - counted[0] - counted[1], "empty_seconds": round(frames / FPS),
             "false_counts": dict(false), "false_per_1000_s": round(1000 * FPS * sum(false.values()) / frames, 2),
             "ms_a_frame": round(float(np.median(times)), 3),

@@ -28,11 +28,14 @@ _DARK = 12.0
 _RESIDUE_SHARE = 0.05
 # Standard deviation of a pixel of the small picture, grey levels: before any was measured, and at least (rounding).
 _NOISE_FIRST, _LEAST_NOISE = 1.5, 0.4
-# A floor in glaring light has no noise where it is white, but the item on it has: noise is measured where grey levels
-# are below this, if that is at least so much of the picture.
+# From this grey level on a pixel of the small picture may hold clipped ones: it shows neither noise nor colour as they
+# are. Noise and lamps are measured on the others, if those are at least so much of the picture.
 _CLIPPED, _FEW = 240, 0.05
-# Looks of the empty chute that are remembered beside the present one.
-_REMEMBERED = 3
+# Looks of the empty chute that are remembered beside the present one, and one of so many frames ago, or twice as many:
+# what was never seen, and became part of the chute, leaves it again.
+_REMEMBERED, _AGO_FRAMES = 3, 100
+# A changed pixel counts if so many of the nine around it have changed, itself among them: an edge has them, noise not.
+_NEIGHBOURS = 4
 
 # Motion must rise so many times higher above the noise than presence: cloth has more of it than the floor that it is
 # measured on, and would move for ever.
@@ -73,12 +76,14 @@ class Trigger:
         self.state = State.LEARNING
         self.mask: Mask = np.zeros((HEIGHT_PX, WIDTH_PX), np.uint8)
         self._picture = np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.float32)
-        self._empty: Features = np.zeros((HEIGHT_PX, WIDTH_PX, 5), np.float32)
+        self._empty: Features = np.zeros((HEIGHT_PX, WIDTH_PX, 6), np.float32)
         self._served: Features = self._empty
         self._served_mask: Mask = self.mask
         self._last: Features | None = None
         self._still = self._served_still = 0
         self._before: list[Features] = []
+        self._ago: list[Features] = []
+        self._followed = 0
         self._noise = _NOISE_FIRST
         if reference is not None and reference.shape == self._picture.shape:  # of another version: learnt anew
             self._learn(reference, _features(reference))
@@ -114,6 +119,8 @@ class Trigger:
             if not self._is_another(small, features):
                 return False
         else:
+            if self.state is State.EMPTY:
+                self._still = 0  # the empty chute rested, not what came into it
             self.state = State.MOVING
             if self._still < (self.config.border_frames if _at_border(self.mask) else self.config.settled_frames):
                 return False
@@ -135,13 +142,13 @@ class Trigger:
 
     def learn_anew(self) -> None:
         """Forget the empty chute; the first still frames are taken for it."""
-        self.state, self._before, self._still = State.LEARNING, [], 0
+        self.state, self._before, self._ago, self._still = State.LEARNING, [], [], 0
 
     def _looks_as_before(self, features: Features) -> bool:
-        """Return whether the empty chute looked so before: the lamp is off again, a stuck item is out."""
+        """Return whether the empty chute looked so before: the lamp is off again, a stuck or unseen item is out."""
         return any(
             self._without_single_pixels(self._changed(features, old)).mean() <= self.config.item_share
-            for old in self._before
+            for old in (*self._before, *self._ago[:1])
         )
 
     def _learn(self, small: Pixels, features: Features) -> None:
@@ -151,10 +158,13 @@ class Trigger:
 
     def _follow(self, small: Pixels, features: Features, share: float) -> None:
         seen = np.abs(features[..., 0] - self._empty[..., 0]) / features[..., 3]
-        unclipped = seen[small.max(axis=2) < _CLIPPED]
+        unclipped = seen[~_clipped(features)]
         if unclipped.size > _FEW * seen.size:
             # The median absolute deviation of a normal is 0.67 sigma; three channels were averaged.
             self._noise += share * (np.sqrt(3) * float(np.median(unclipped)) / 0.6745 - self._noise)
+        self._followed += 1
+        if self._followed % _AGO_FRAMES == 0:
+            self._ago = [*self._ago, self._empty][-2:]
         self._empty = self._empty + share * (features - self._empty)
         self._picture = self._picture + share * (small - self._picture)
 
@@ -164,13 +174,17 @@ class Trigger:
         noise = self.config.noise_factor * max(self._noise, _LEAST_NOISE) * b[..., 3:4]
         limit = np.maximum(self.config.contrast, quieter * noise) * _CHANNELS
         jump = difference[..., 4] > _LIGHT_JUMP
-        colour = (a - b)[..., 1:3]
-        # A lamp of another colour moves the colour ratios of all pixels alike.
-        difference[..., 1:3] = np.abs(colour - np.median(colour[::3, ::3].reshape(-1, 2), axis=0))
+        clipped = _clipped(a) | _clipped(b)
+        lamp = _middle((a - b)[::3, ::3], ~clipped[::3, ::3])
+        # A lamp of another colour moves the colour ratios of all pixels alike ...
+        difference[..., 1:3] = np.abs((a - b)[..., 1:3] - lamp[1:3])
+        # ... but of those where a colour is clipped: they may be off by all that the lamp has changed.
+        limit[clipped, 1:3] += abs(lamp[4]) + np.abs(lamp[1:3])
         return np.asarray((difference[..., :3] > limit).any(axis=2) | jump, dtype=np.uint8)
 
     def _without_single_pixels(self, mask: Mask) -> Mask:
-        return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)), np.uint8)
+        around = cv2.boxFilter(mask, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
+        return np.asarray(mask & (around >= _NEIGHBOURS), np.uint8)
 
 
 def _at_border(mask: Mask) -> bool:
@@ -178,9 +192,19 @@ def _at_border(mask: Mask) -> bool:
     return bool(mask[2].any() or mask[-3].any() or mask[:, 2].any() or mask[:, -3].any())
 
 
+def _clipped(features: Features) -> NDArray[np.bool_]:
+    return np.asarray(features[..., 5] >= np.log(_CLIPPED + _DARK), bool)
+
+
+def _middle(features: Features, where: NDArray[np.bool_]) -> Features:
+    """Return the median of each feature over the pixels named, or over all if those are few."""
+    pixels = features[where] if where.mean() > _FEW else features.reshape(-1, features.shape[2])
+    return np.asarray(np.median(pixels, axis=0), np.float32)
+
+
 def _features(small: Pixels) -> Features:
-    """Return height x width x 5: fine structure of the log luminance, log blue/green, log red/green, what a grey level
-    of noise is in them (the logarithm makes it large in the dark), and the log luminance itself.
+    """Return height x width x 6: fine structure of the log luminance, log blue/green, log red/green, what a grey level
+    of noise is in them (the logarithm makes it large in the dark), log luminance, and the log of the brightest colour.
     """
     log = cv2.log(small.astype(np.float32) + _DARK)
     light = log.mean(axis=2)
@@ -188,4 +212,6 @@ def _features(small: Pixels) -> Features:
     wide = np.pad(light, _STRUCTURE_PX // 2, mode="reflect", reflect_type="odd")
     inside = slice(_STRUCTURE_PX // 2, -(_STRUCTURE_PX // 2))
     structure = light - cv2.blur(wide, (_STRUCTURE_PX, _STRUCTURE_PX))[inside, inside]
-    return np.stack([structure, log[..., 0] - log[..., 1], log[..., 2] - log[..., 1], np.exp(-light), light], axis=2)
+    blue, green, red = cv2.split(log)
+    brightest = np.maximum(np.maximum(blue, green), red)
+    return np.dstack([structure, blue - green, red - green, np.exp(-light), light, brightest])

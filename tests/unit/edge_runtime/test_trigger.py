@@ -119,6 +119,40 @@ def test_a_lamp_that_goes_on_is_no_item() -> None:
     assert trigger.state is State.EMPTY
 
 
+def test_a_lamp_over_a_floor_of_which_a_part_is_overexposed_is_no_item() -> None:
+    floor = np.dstack([np.broadcast_to(np.linspace(dim, 2 * dim, 160), (120, 160)) for dim in (100, 200, 220)])
+    frames = [np.clip(light * floor, 0, 255) for light in [1.0] * 10 + [0.7] * 30]
+    assert _watch(Trigger(TriggerConfig()), [Frame(f.astype(np.uint8), 0, 0.0) for f in frames]) == []
+
+
+def test_the_outline_of_a_white_thing_on_a_white_floor_is_an_item() -> None:
+    floor = np.full((120, 160, 3), 255, np.uint8)
+    y, x = np.indices(floor.shape[:2])
+    thing = np.where((abs(abs(x - 80) + abs(y - 60) - 40) < 2)[..., None], 190, floor).astype(np.uint8)
+    frames = [Frame(pixels, 0, 0.0) for pixels in [floor] * 5 + [thing] * 5]
+    assert len(_watch(Trigger(TriggerConfig()), frames)) == 1
+
+
+def test_the_rest_of_the_empty_chute_is_not_that_of_what_comes_into_it() -> None:
+    def look(bluer: float) -> Frame:
+        pixels = np.full((120, 160, 3), 90.0)
+        pixels[40:70, 60:90, 0] = 102 * np.exp(bluer) - 12
+        return Frame(pixels.astype(np.uint8), 0, 0.0)
+
+    stain = [look(0.0065 * i) for i in range(60)]  # followed from behind, and so almost seen
+    thing = [look(0.0065 * 60 + 0.08)] * 5  # it makes the difference, and no motion
+    assert _watch(Trigger(TriggerConfig()), stain + thing) == [62]
+
+
+def test_what_became_part_of_the_chute_unseen_leaves_it_uncounted() -> None:
+    frames = [_frame(90, noise=0.5, seed=i) for i in range(240)]
+    for i, frame in enumerate(frames[110:200]):
+        frame.pixels_hwc[40:70, 60:90] += np.uint8(i / 3)
+    trigger = Trigger(TriggerConfig())
+    assert _watch(trigger, frames) == []
+    assert trigger.state is State.EMPTY
+
+
 def test_an_arm_that_rests_for_half_a_second_is_no_item_and_what_lies_at_the_border_is() -> None:
     empty = [_frame(90, seed=i) for i in range(5)]
     arm = [_frame(90, (60, 0), seed=i) for i in range(TriggerConfig().border_frames)]
