@@ -167,7 +167,7 @@ def _running(config: EdgeConfig) -> Finding:
     told += [f"{key}: {health[key]}" for key in ("hazard", "alarm_failed", "alarm", "storage") if health[key]]
     if health["quarantined"]:
         told.append(
-            f"set aside because the hub refused them: {health['quarantined']} (after an update: binsight edge requeue)"
+            f"events set aside, refused or unreadable: {health['quarantined']} (after an update: binsight edge requeue)"
         )
     words = (
         f"{health['items']} items, {health['outbox_depth']} events wait ({health['outbox_full_pct']} % full), "

@@ -115,10 +115,17 @@ def edge_hazard_gone(config: Config = None, override: Overrides = None) -> None:
 
 
 @app.command("requeue")
-def edge_requeue(config: Config = None, override: Overrides = None) -> None:
-    """Send the events again that the hub refused and the bin set aside: after an update of either.
+def edge_requeue(
+    config: Config = None,
+    override: Overrides = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Not four but all: when the hub has taken the four.")
+    ] = False,
+) -> None:
+    """Send events again that the hub refused and the bin set aside: after an update of either.
 
-    May be run beside a running bin. What the hub refuses again is set aside again.
+    Four at first: what is refused again is set aside again, and more than four of them would hold up new events.
+    May be run beside a running bin.
     """
     from configs import load
     from edge_runtime.config import EdgeConfig
@@ -129,8 +136,9 @@ def edge_requeue(config: Config = None, override: Overrides = None) -> None:
     path = settings.state / "outbox.sqlite"
     if not path.is_file():
         raise ConfigError(f"state: no bin has run in {settings.state}; name its settings with --config")
-    with Outbox(path, settings.bin_id, settings.outbox.max_bytes) as outbox:
-        print(f"put back: {outbox.requeue()}; waiting for the hub: {outbox.depth()}")
+    with Outbox(path, None, settings.outbox.max_bytes) as outbox:
+        back = outbox.requeue(outbox.quarantined() if everything else 4)
+        print(f"put back: {back}; still set aside: {outbox.quarantined()}; waiting for the hub: {outbox.depth()}")
 
 
 @app.command("unit")

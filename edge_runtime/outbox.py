@@ -40,6 +40,9 @@ INSERT OR IGNORE INTO meta VALUES ('dropped', 0);
 
 # As bytes: a damaged text may be no UTF-8.
 _OLDEST = "SELECT seq, CAST(body AS BLOB) FROM event ORDER BY seq LIMIT ?"
+_PUT_BACK = """
+DELETE FROM quarantine WHERE seq IN (SELECT seq FROM quarantine ORDER BY seq LIMIT ?) RETURNING seq, CAST(body AS BLOB)
+"""
 
 
 def open_outbox(path: Path, bin_id: str, max_bytes: int) -> tuple[Outbox, str]:
@@ -73,7 +76,7 @@ class Outbox:
 
     Args:
         path: database file, made if missing; None holds the events in memory.
-        bin_id: name that batches carry.
+        bin_id: name that batches carry; None: the one in the file, which must be there.
         max_bytes: size of the file at most.
 
     Attributes:
@@ -85,8 +88,8 @@ class Outbox:
         StorageError: the file cannot be opened, or is no outbox.
     """
 
-    def __init__(self, path: Path | None, bin_id: str, max_bytes: int = 64 * 1024 * 1024) -> None:
-        self._path, self._bin_id, self._lock = path or ":memory:", bin_id, threading.Lock()
+    def __init__(self, path: Path | None, bin_id: str | None, max_bytes: int = 64 * 1024 * 1024) -> None:
+        self._path, self._lock = path or ":memory:", threading.Lock()
         self.in_memory, self.max_bytes, self._dropped_in_memory = path is None, max_bytes, 0
         try:
             if path:
@@ -107,9 +110,13 @@ class Outbox:
                 raise apsw.CorruptError(str(verdict))
             self._db.execute(_SCHEMA)
             self._db.execute("INSERT OR IGNORE INTO meta VALUES ('outbox_id', ?)", (uuid.uuid4().hex,))
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('bin_id', ?)", (bin_id,))
+            if bin_id is not None:
+                self._db.execute("INSERT OR IGNORE INTO meta VALUES ('bin_id', ?)", (bin_id,))
             self.outbox_id = str(self._meta("outbox_id"))
-            if self._meta("bin_id") != bin_id:  # a card copied from another bin would give that bin's numbers again
+            self._bin_id = bin_id or str(self._meta("bin_id"))
+            if (
+                self._meta("bin_id") != self._bin_id
+            ):  # a card copied from another bin would give that bin's numbers again
                 self.begin_anew()
         except (apsw.Error, OSError) as error:
             raise StorageError(f"{self._path}: the outbox cannot be opened ({error})") from error
@@ -172,13 +179,18 @@ class Outbox:
         with self._guarded("written"):
             self._with_room(lambda: self._set_aside(seq, reason))
 
-    def requeue(self) -> int:
-        """Move the events that were set aside to the end of the queue, under new numbers; return how many.
+    def requeue(self, limit: int) -> int:
+        """Move the oldest events that were set aside to the end of the queue, under new numbers; return how many.
 
         For after an update, of the hub or of this: another version may take what one refused.
+
+        Raises:
+            StorageError: the disk or the outbox has no room; nothing has changed.
         """
-        with self._guarded("written"):
-            return self._with_room(self._put_back)
+        with self._guarded("written"), self._transaction():
+            bodies = self._db.execute(_PUT_BACK, (limit,)).fetchall()
+            self._db.executemany("INSERT INTO event (body) VALUES (?)", [(body,) for _, body in sorted(bodies)])
+            return len(bodies)
 
     def last_number(self) -> int:
         """Return the greatest number ever given to an event here."""
@@ -260,12 +272,6 @@ class Outbox:
             self._add_dropped(self._db.changes())
             for (body,) in rows:
                 self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?)", (seq, body, reason[:500]))
-
-    def _put_back(self) -> int:
-        with self._transaction():
-            self._db.execute("INSERT INTO event (body) SELECT body FROM quarantine ORDER BY seq")
-            self._db.execute("DELETE FROM quarantine")
-            return self._db.changes()
 
     def _insert(self, body: str) -> int:
         with self._transaction():

@@ -272,14 +272,19 @@ def test_what_a_hub_refused_is_told_and_can_be_sent_again(tmp_path: Path, monkey
     run(config)
     with Outbox(config.state / "outbox.sqlite", config.bin_id) as outbox:
         outbox.quarantine(2, "422: an older hub")
+        outbox_id = outbox.outbox_id
     run(config)
     assert (
-        "set aside because the hub refused them: 1 (after an update: binsight edge requeue)"
+        "events set aside, refused or unreadable: 1 (after an update: binsight edge requeue)"
         in _found(config, monkeypatch)["running bin"].words
     )
     requeue = [sys.executable, "-m", "binsight", "edge", "requeue", "--set"]
-    done = subprocess.run([*requeue, f"state={config.state}"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "put back: 1; waiting for the hub: 6\n"
+    done = subprocess.run(
+        [*requeue, f"state={config.state}", "--set", "bin_id=forgotten"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "put back: 1; still set aside: 0; waiting for the hub: 6\n"
+    with Outbox(config.state / "outbox.sqlite", None) as outbox:
+        assert outbox.outbox_id == outbox_id  # the hub knows it by that name still
     nowhere = subprocess.run([*requeue, f"state={tmp_path / 'no'}"], cwd=ROOT, capture_output=True, text=True)
     assert (nowhere.returncode, (tmp_path / "no").exists()) == (2, False)
     assert "no bin has run" in nowhere.stderr

@@ -120,11 +120,11 @@ def test_what_was_set_aside_goes_again_after_an_update_under_new_numbers(tmp_pat
             outbox.append(make_event(reason=reason))
         outbox.quarantine(1, "422: no")
         outbox.quarantine(3, "422: no")
-        assert outbox.requeue() == 2
+        assert (outbox.requeue(1), outbox.requeue(9)) == (1, 1)
         batch = outbox.peek(10)
         assert batch is not None
         assert [(seq, event.reason) for seq, event in batch.events] == [(2, "b"), (4, "a"), (5, "c")]
-        assert (outbox.depth(), outbox.quarantined(), outbox.requeue()) == (3, 0, 0)
+        assert (outbox.depth(), outbox.quarantined(), outbox.requeue(9)) == (3, 0, 0)
 
 
 def test_a_full_outbox_can_still_quarantine_and_what_cannot_be_read_holds_nothing_up(
@@ -137,6 +137,10 @@ def test_a_full_outbox_can_still_quarantine_and_what_cannot_be_read_holds_nothin
             batch = outbox.peek(1)
             assert batch is not None
             outbox.quarantine(batch.events[0][0], "400: " + "y" * 900)
+        before = (outbox.depth(), outbox.quarantined(), outbox.dropped())
+        back = outbox.requeue(50)  # costs none of those that wait
+        assert back == 50
+        assert (outbox.depth() - back, outbox.quarantined() + back, outbox.dropped()) == before
         outbox.append(make_event())
         outbox._db.execute("UPDATE event SET body = '{\"label\": 1}' WHERE seq = (SELECT min(seq) FROM event)")
         depth, batch = outbox.depth(), outbox.peek(10)

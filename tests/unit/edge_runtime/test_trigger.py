@@ -145,9 +145,9 @@ def test_the_rest_of_the_empty_chute_is_not_that_of_what_comes_into_it() -> None
 
 
 def test_what_became_part_of_the_chute_unseen_leaves_it_uncounted() -> None:
-    frames = [_frame(90, noise=0.5, seed=i) for i in range(240)]
-    for i, frame in enumerate(frames[110:200]):
-        frame.pixels_hwc[40:70, 60:90] += np.uint8(i / 3)
+    frames = [_frame(90, noise=0.5, seed=i) for i in range(280)]
+    for i, frame in enumerate(frames[110:240]):
+        frame.pixels_hwc[40:70, 60:90] += np.uint8(min(i / 3, 30))
     trigger = Trigger(TriggerConfig())
     assert _watch(trigger, frames) == []
     assert trigger.state is State.EMPTY
