@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -31,7 +32,7 @@ app.add_typer(training)  # train, tune, export, quantize, data
 app.add_typer(edge, name="edge")
 app.add_typer(hub, name="hub")
 
-Bundle = Annotated[Path | None, typer.Option("--bundle", help="Model bundle; the one that ships by default.")]
+Bundle = Annotated[Path | None, typer.Option("--bundle", help="Model bundle; what ships by default.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=64, help="Threads of onnxruntime.")]
 
 
@@ -92,7 +93,7 @@ def evaluate(
                 f"note: the set names no splits; {len(dataset.samples)} of its {len(whole.samples)} pictures, which "
                 "training would hold out, are measured. --split '' takes all.", file=sys.stderr,
             )  # fmt: skip
-    chosen = _bundle(bundle)
+    chosen = _bundle(bundle, one=True)
     trained = trained_groups(chosen, whole) if all(s.split != "train" for s in dataset.samples) else set()
     if foreign:
         dataset = with_foreign(dataset, open_dataset(foreign, names, unmapped=UNKNOWN), chosen)
@@ -188,7 +189,7 @@ def demo(
     bins: Annotated[int, typer.Option("--bins", min=1, help="Simulated bins.")] = 10,
     items: Annotated[int, typer.Option("--items", min=2, help="Items dropped into each bin.")] = 12,
     weights: Annotated[
-        str | None, typer.Option("--weights", help="'scratch', 'torchvision' or a file; the shipped bundle by default.")
+        str | None, typer.Option("--weights", help="'scratch', 'pretrained' or a file; the shipped bundle by default.")
     ] = None,
     port: Annotated[int, typer.Option("--port", help="Of the hub; 0 takes a free one.")] = 8040,
     folder: Annotated[Path, typer.Option("--folder", help="Everything is written here; begun anew each time.")] = Path(
@@ -220,6 +221,9 @@ def _common(
 
 def main() -> NoReturn:
     """Run the command line; errors that a user can act on are one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be in the terminal's alphabet
     try:
         app()
     except BinsightError as error:
@@ -245,7 +249,9 @@ def main() -> NoReturn:
 
 
 _EXTRAS = {
-    **dict.fromkeys(("torch", "torchvision", "onnx", "onnxscript", "safetensors", "matplotlib", "jinja2"), "train"),
+    **dict.fromkeys(
+        ("torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors", "matplotlib", "jinja2"), "train"
+    ),
     **dict.fromkeys(("onnxruntime", "apsw", "httpx2"), "edge"),
     **dict.fromkeys(("gpiozero", "lgpio"), "gpio"),
     "serial": "serial",
@@ -255,10 +261,11 @@ _EXTRAS = {
 }
 
 
-def _bundle(bundle: Path | None) -> Path:
-    from edge_runtime.config import DEFAULT_BUNDLE
+def _bundle(bundle: Path | None, one: bool = False) -> Path:
+    """Return the bundle named, or what ships: all forms of it, or its int8."""
+    from edge_runtime.config import INT8_BUNDLE, SHIPPED_BUNDLES
 
-    return bundle or DEFAULT_BUNDLE
+    return bundle or (INT8_BUNDLE if one else SHIPPED_BUNDLES)
 
 
 if __name__ == "__main__":

@@ -23,20 +23,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edge_runtime.config import DEFAULT_BUNDLE
+from edge_runtime.config import FLOAT_BUNDLE
 from vision.errors import BinsightError, ConfigError
 from vision.simulator.world import LedgerLine, read_ledger
 
-# Small enough for a minute or two on two cores; it begins from the bundle that ships.
+# A minute or two on two cores of any kind, from the bundle that ships: small pictures, the first stages as they are.
 RECIPE = (
+    "model.name=timm:tf_efficientnet_lite2",
     "model.size_px=128",
-    "recipe.epochs=3",
+    "recipe.epochs=2",
+    "recipe.freeze=4",
     "recipe.learning_rate=0.001",
     "recipe.ema_decay=0.95",
     "recipe.mixup_alpha=0",
     "recipe.augment=0.6",
 )
-SIMULATOR_IMAGES = 2000
+SIMULATOR_IMAGES = 1000
 BIN_FPS = 8.0
 
 console = Console(highlight=False)
@@ -91,7 +93,7 @@ def run_demo(
     console.rule("1 · train")
     source = f"data.root={data.resolve()}" if data else f"data.simulator_images={SIMULATOR_IMAGES}"
     settings = [
-        part for key in (source, *RECIPE, f"model.weights={weights or DEFAULT_BUNDLE}") for part in ("--set", key)
+        part for key in (source, *RECIPE, f"model.weights={weights or FLOAT_BUNDLE}") for part in ("--set", key)
     ]
     _step("train", "--out", str(folder / "run"), *settings)
     console.rule("2 · export and quantise")
@@ -163,7 +165,10 @@ def _quantized(folder: Path) -> Path:
     try:
         _step("quantize", str(float_bundle), "--run", str(folder / "run"), "--out", str(int8_bundle))
     except BinsightError:
-        console.print("int8 was refused, for the reason above: the bins run the float bundle")
+        console.print(
+            "int8 was refused, for the reason above, and the bins run the float bundle: two epochs leave labels so "
+            "close together that rounding moves some; the bundle that ships was trained for 80, and loses 0.2 points"
+        )
         return float_bundle
     return int8_bundle
 

@@ -18,8 +18,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from configs import load, with_values
 from training.config import TrainConfig
-from training.data import Pictures
-from training.recipes.finetune import finetune, load_trained, predict_logits
+from training.recipes.finetune import finetune, load_trained, predict_logits, prepare
 from vision.datasets import open_dataset
 from vision.decision import softmax
 from vision.metrics import auroc, group_bootstrap
@@ -54,7 +53,7 @@ def measure() -> Iterator[dict[str, Any]]:
     """Yield one row for each variant, as soon as it is measured."""
     if not SHARED.is_dir():
         return
-    base = with_values(load(TrainConfig, Path("configs/trashnet.yaml")), SMALL)
+    base = with_values(load(TrainConfig, Path("configs/teachers/mobilenet.yaml")), SMALL)
     folds = _folds()
     groups = [s.group for fold in folds for s in open_dataset(fold).select("val").samples]
     first: Any = None
@@ -105,7 +104,7 @@ def _outputs(config: TrainConfig) -> tuple[Any, Any, Any]:
     spec, cpu = config.model.preprocess(), torch.device("cpu")
 
     def run(samples: Any) -> Any:
-        return predict_logits(model, Pictures(samples, 0), spec, cpu)
+        return predict_logits(model, prepare(samples, spec), cpu)
 
     val = open_dataset(config.data.root or Path()).select("val").samples
     place = open_dataset(SHARED / "realwaste_nc", {name: name for name in MATERIALS}).samples

@@ -14,7 +14,7 @@ from edge_runtime import board
 from edge_runtime.actuate import Actuator
 from edge_runtime.classify import Classifier
 from edge_runtime.clock import SystemClock
-from edge_runtime.config import DEFAULT_BUNDLE, EdgeConfig, UplinkConfig
+from edge_runtime.config import INT8_BUNDLE, EdgeConfig, UplinkConfig
 from edge_runtime.eyesight import Eyesight
 from edge_runtime.health import Health
 from edge_runtime.outbox import Outbox
@@ -88,7 +88,7 @@ def measure() -> Iterator[dict[str, Any]]:
         # The item lies still at once here.
         trigger = Trigger(config.trigger.model_copy(update={"settled_frames": 1, "border_frames": 1}))
         pipeline = Pipeline(
-            film, Eyesight(3.0), trigger, Classifier(DEFAULT_BUNDLE, 1), rules,
+            film, Eyesight(3.0), trigger, Classifier(INT8_BUNDLE, 1), rules,
             Actuator(film, rules.fallback), outbox, clock, health, looks=1,
         )  # fmt: skip
         first, started = 0.0, time.perf_counter()

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from edge_runtime.classify import Classifier
-from edge_runtime.config import DEFAULT_BUNDLE
+from edge_runtime.config import INT8_BUNDLE
 from vision.simulator.scene import render
 
 BLOCKS, FRAMES, WARM, THREADS = 5, 60, 10, 2
@@ -41,7 +41,7 @@ def measure() -> Iterator[dict[str, Any]]:
         exported = YOLO("yolo11n-cls.yaml", task="classify").export(format="onnx", imgsz=224, verbose=False)
         theirs = YOLO(exported, task="classify")
         cv2.setNumThreads(1)
-        ours = Classifier(DEFAULT_BUNDLE, THREADS)
+        ours = Classifier(INT8_BUNDLE, THREADS)
         frames = [render(label, 640, 480, seed) for seed, label in enumerate(("glass", "paper", "metal", "plastic"))]
         ways: dict[str, Callable[[Any], Any]] = {
             "ours": ours.classify,

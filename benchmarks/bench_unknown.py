@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_runtime.config import DEFAULT_BUNDLE
+from edge_runtime.config import INT8_BUNDLE
 from training.data import Pictures
 from training.evaluate import open_session, run_graph
 from vision.bundle import read_bundle
@@ -27,7 +27,7 @@ NEIGHBOURS = 10
 SIMULATED = 120
 
 
-def measure(bundle: Path = DEFAULT_BUNDLE) -> Iterator[dict[str, Any]]:
+def measure(bundle: Path = INT8_BUNDLE) -> Iterator[dict[str, Any]]:
     """Yield one row for each way and each foreign set: AUROC, foreign taken for known at 95 % recall, ms a picture."""
     if not SHARED.is_dir():
         return

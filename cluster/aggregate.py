@@ -42,7 +42,8 @@ def partial(files: Sequence[str]) -> Statistics:
     )
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
-        db.read_parquet(list(files), hive_partitioning=True, union_by_name=True).create_view("event")
+        # A folder called label=1 above the lake is no column: every column that counts is in the files.
+        db.read_parquet(list(files), hive_partitioning=False, union_by_name=True).create_view("event")
         when = "CASE WHEN clock_synced THEN wall_utc_ms ELSE received_utc_ms END"  # in a lake of an earlier version
         if "dated_utc_ms" in db.view("event").columns:
             when = f"coalesce(dated_utc_ms, {when})"

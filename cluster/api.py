@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -38,19 +39,19 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         committer = asyncio.create_task(ingest.run())
-        door = None
+        door: Any = None
         if config.mqtt:
             from cluster.mqtt import MqttDoor  # noqa: PLC0415  extra "mqtt"
 
-            door = MqttDoor(config.mqtt, ingest, config.token, asyncio.get_running_loop())
+            door = app.state.door = MqttDoor(config.mqtt, ingest, config.token, asyncio.get_running_loop())
         yield
         if door:
             await asyncio.to_thread(door.close)
         committer.cancel()
-        with suppress(asyncio.CancelledError):
-            await committer
+        await asyncio.gather(committer, return_exceptions=True)
 
-    app = FastAPI(title="binsight hub", lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    # Addresses in pages are relative, so that the hub may stand behind any path of a proxy.
+    app = FastAPI(title="binsight hub", lifespan=lifespan, docs_url=None, redoc_url=None, servers=[{"url": "."}])
     app.mount("/vendor", StaticFiles(directory=_DASHBOARD / "vendor"), name="vendor")
 
     @app.exception_handler(BinsightError)
@@ -76,11 +77,14 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
         return Response(encode_receipt(await ingest.accept(batch)), media_type="application/json")
 
     @app.get("/v1/statistics")
-    def statistics(by: Annotated[list[str] | None, Query()] = None, format: str = "json") -> Response:
-        """Count items by one to three columns; `format` is json or csv."""
+    def statistics(
+        by: Annotated[list[str] | None, Query()] = None, format: Literal["json", "csv"] = "json"
+    ) -> Response:
+        """Count items by one to three columns."""
         rows = stats.query(lake, by or [])
         if format == "csv":
-            return PlainTextResponse(stats.as_csv(rows), media_type="text/csv")
+            headers = {"Content-Disposition": f'attachment; filename="binsight-by-{"-".join(by or [])}.csv"'}
+            return PlainTextResponse(stats.as_csv(rows), media_type="text/csv", headers=headers)
         return JSONResponse({"by": by, "method": "count; 95 % Wilson interval of the share", "rows": rows})
 
     @app.get("/v1/bins")
@@ -89,14 +93,23 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
         return {"rows": stats.bins(lake)}
 
     @app.get("/v1/health")
-    def health() -> dict[str, Any]:
-        """What the hub has taken since its start, and how far the statistics are behind."""
+    def health(response: Response) -> dict[str, Any]:
+        """What the hub has taken since its start, and how far the statistics are behind; 503 if a part has died."""
+        door = getattr(app.state, "door", None)
+        problems = [words for words in (ingest.broken, door.broken() if door else "") if words]
+        if problems:
+            response.status_code = 503
         return {
+            "problems": problems,
             "ingest": asdict(ingest.counters),
             "events_version": lake.version("events"),
             "statistics_of_version": lake.events_version_of(stats.ITEMS),
             "now_utc_ms": now_utc_ms(),
         }
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return get_swagger_ui_html(openapi_url="openapi.json", title="binsight hub")
 
     @app.get("/", response_class=HTMLResponse)
     def page() -> FileResponse:

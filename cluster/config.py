@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from configs import StrictModel
+from configs import StrictModel, Token
 
 
 class HubConfig(StrictModel):
@@ -24,7 +24,7 @@ class HubConfig(StrictModel):
     lake: Path = Path("runs/hub/lake")
     host: str = "127.0.0.1"
     port: int = Field(default=8040, ge=0, le=65535)
-    token: str | None = Field(default=None, min_length=1)
+    token: Token | None = None
     mqtt: str | None = Field(default=None, pattern=r"^mqtts?://[^\s/]+$")
     commit_interval_s: float = Field(default=0.25, ge=0, le=10)
     commit_events: int = Field(default=50_000, ge=1)

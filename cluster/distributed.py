@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import ray
 
 from cluster.aggregate import Statistics, merge, partial
+from configs.ray_address import must_be_ray
+from vision.errors import ConfigError
 
 
 def aggregate_with_ray(parts: Sequence[Sequence[str]], address: str | None = None) -> Statistics:
@@ -17,12 +19,19 @@ def aggregate_with_ray(parts: Sequence[Sequence[str]], address: str | None = Non
     Args:
         parts: lists of Parquet files; one task each. On a cluster every node must reach the lake by the same path.
         address: of a running Ray cluster; None starts a local one for this call.
+
+    Raises:
+        ConfigError: no Ray cluster is there; said within 20 seconds.
     """
+    must_be_ray(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(
-        address=address, include_dashboard=False if address is None else None, log_to_driver=False,
-        logging_level=logging.ERROR, configure_logging=False,
-    )  # fmt: skip
+    try:
+        ray.init(
+            address=address, include_dashboard=False if address is None else None, log_to_driver=False,
+            logging_level=logging.ERROR, configure_logging=False,
+        )  # fmt: skip
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"--ray-address: Ray does not start or join: {error}") from error
     try:
         task = ray.remote(partial)
         return merge(ray.get([task.remote(list(files)) for files in parts]))

@@ -37,6 +37,9 @@ class Ingest:
         now_utc_ms: the hub's clock.
         interval_s: time over which batches are gathered.
         commit_events: events in one commit at most.
+
+    Attributes:
+        broken: "", or what ended `run`: nothing is taken any more, and the hub must be started again.
     """
 
     def __init__(self, lake: Lake, now_utc_ms: Callable[[], int], interval_s: float, commit_events: int) -> None:
@@ -47,8 +50,10 @@ class Ingest:
             commit_events,
         )
         self._queue: asyncio.Queue[tuple[Batch, asyncio.Future[Receipt]]] = asyncio.Queue()
+        self._group: list[tuple[Batch, asyncio.Future[Receipt]]] = []
         self._marks: dict[str, int] = {}
         self.counters = Counters()
+        self.broken = ""
 
     async def accept(self, batch: Batch) -> Receipt:
         """Return the receipt of a batch once all its events are durable.
@@ -56,30 +61,48 @@ class Ingest:
         Raises:
             StorageError: they are not; the bin must send them again.
         """
+        if self.broken:
+            raise StorageError(self.broken)
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         await self._queue.put((batch, future))
         return await future
 
     async def run(self) -> None:
-        """Commit what arrives, for ever; cancel to stop."""
-        while True:
-            group = [await self._queue.get()]
-            await asyncio.sleep(self._interval_s)
-            events = len(group[0][0].events)
-            while not self._queue.empty() and events < self._commit_events:
-                group.append(self._queue.get_nowait())
-                events += len(group[-1][0].events)
-            try:
-                receipts = await asyncio.to_thread(self.commit, [batch for batch, _ in group])
-            except Exception as error:
-                log.exception("ingest: %d batches are refused", len(group))
-                for _, future in group:
-                    if not future.done():
-                        future.set_exception(StorageError(f"the batch could not be stored ({error})"))
-                continue
-            for (_, future), receipt in zip(group, receipts, strict=True):
-                if not future.done():  # a bin that hung up will ask again
-                    future.set_result(receipt)
+        """Commit what arrives, for ever; cancel to stop. Whatever ends it leaves no batch without an answer."""
+        try:
+            while True:
+                await self._commit_next()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.broken = f"the hub takes no events any more, start it again ({error!r})"
+            log.critical("ingest: %s", self.broken, exc_info=error)
+            while not self._queue.empty():
+                self._group.append(self._queue.get_nowait())
+            self._refuse(StorageError(self.broken))
+            raise
+
+    async def _commit_next(self) -> None:
+        self._group = [await self._queue.get()]
+        await asyncio.sleep(self._interval_s)
+        events = len(self._group[0][0].events)
+        while not self._queue.empty() and events < self._commit_events:
+            self._group.append(self._queue.get_nowait())
+            events += len(self._group[-1][0].events)
+        try:
+            receipts = await asyncio.to_thread(self.commit, [batch for batch, _ in self._group])
+        except Exception as error:
+            log.exception("ingest: %d batches are refused", len(self._group))
+            self._refuse(StorageError(f"the batch could not be stored ({error})"))
+            return
+        for (_, future), receipt in zip(self._group, receipts, strict=True):
+            if not future.done():  # a bin that hung up will ask again
+                future.set_result(receipt)
+
+    def _refuse(self, error: StorageError) -> None:
+        for _, future in self._group:
+            if not future.done():
+                future.set_exception(error)
 
     def commit(self, batches: list[Batch]) -> list[Receipt]:
         """Store what is new of these batches in one commit; return a receipt for each.

@@ -58,6 +58,10 @@ class Lake:
         self._settled = False
         if unquote(str(root.resolve())) != str(root.resolve()):
             raise StorageError(f"{root}: deltalake takes %XX in a path for an encoded letter; name another folder")
+        if pattern := sorted(set(str(root.resolve())) & set("*?[]{}")):
+            raise StorageError(
+                f"{root}: deltalake and DuckDB read {' '.join(pattern)} in a path as a pattern; name another folder"
+            )
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -134,6 +138,9 @@ class Lake:
             return None
         except (DeltaError, OSError) as error:
             raise StorageError(f"{self._root / name}: the lake cannot be read ({error})") from error
+        except BaseException as error:
+            _must_be_a_panic(error)
+            raise StorageError(f"{self._root / name}: deltalake broke down reading the lake ({error})") from error
 
     def _commit(
         self, name: str, table: pa.Table, mode: str, marks: Mapping[str, int], metadata: dict[str, str],
@@ -154,6 +161,16 @@ class Lake:
         except (DeltaError, OSError) as error:
             self._settled = False
             raise StorageError(f"{path}: the commit failed ({error})") from error
+        except BaseException as error:
+            self._settled = False
+            _must_be_a_panic(error)
+            raise StorageError(f"{path}: deltalake broke down in the commit ({error})") from error
+
+
+def _must_be_a_panic(error: BaseException) -> None:
+    """Raise again what is no panic of a Rust library. In Python a panic is no Exception, and passes all that catch."""
+    if type(error).__name__ != "PanicException":
+        raise error
 
 
 def events_table(batches: Sequence[Batch], received_utc_ms: int) -> pa.Table:

@@ -13,7 +13,7 @@ import logging
 import re
 from concurrent.futures import Future
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -49,13 +49,18 @@ class MqttDoor:
         self._ingest, self._token, self._loop, self._waiting = ingest, token, loop, 0
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         if where.username:
-            self._client.username_pw_set(where.username, where.password)
+            self._client.username_pw_set(unquote(where.username), unquote(where.password or ""))
         if where.scheme == "mqtts":
             self._client.tls_set()
         self._client.on_connect = lambda client, *_: client.subscribe(BATCHES, qos=1)
         self._client.on_message = lambda _client, _data, message: self._hand_over(message)
         self._client.connect_async(where.hostname or "", where.port or (8883 if where.scheme == "mqtts" else 1883))
         self._client.loop_start()
+
+    def broken(self) -> str:
+        """Return "", or that nothing is taken from the broker any more, in words."""
+        thread = self._client._thread  # paho tells it nowhere else
+        return "" if thread is not None and thread.is_alive() else "mqtt: its thread has ended; start the hub again"
 
     def close(self) -> None:
         """Leave the broker."""

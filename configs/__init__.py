@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from vision.errors import ConfigError
 
@@ -18,7 +19,64 @@ M = TypeVar("M", bound=BaseModel)
 class StrictModel(BaseModel):
     """Base of every configuration: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def _in_a_header(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError(
+            "it travels in an HTTP header: take ASCII letters, digits and signs, without spaces "
+            "('openssl rand -hex 24' makes a good one)"
+        )
+    return text
+
+
+def _as_a_topic(text: str) -> str:
+    if not text or set(text) & set("+#\0") or len(text.encode(errors="surrogatepass")) > 1000:
+        raise ValueError("an MQTT topic to publish to: up to 1000 bytes, without + and #")
+    return text
+
+
+def _on_one_line(text: str) -> str:
+    if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
+        raise ValueError("one line, without tabs and other control characters")
+    return text
+
+
+# Texts that a protocol carries, or cannot: told when settings are read, not when nobody gets in.
+Token = Annotated[str, AfterValidator(_in_a_header)]
+Topic = Annotated[str, AfterValidator(_as_a_topic)]
+Name = Annotated[str, AfterValidator(_on_one_line)]
+
+
+class _Loader(yaml.SafeLoader):
+    """Leaves every plain word as it is written; what is to be a number or a truth value, the model says.
+
+    YAML itself makes numbers of 0042, 1_000, 12:30:45 and 1.10, truth values of no and on, and a date of 2026-11-26,
+    before anybody knows that a name was meant. Only null (also ~, or nothing) and merge keys (<<) keep their meaning.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuse a key that stands twice: which of the two was meant, nobody can say."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+_KEPT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _parsed(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
 
 
 def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
@@ -27,7 +85,7 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
     Args:
         model: pydantic class with `extra="forbid"`.
         path: the file; None for the model's own defaults.
-        overrides: like "recipe.epochs=3"; the value is read as YAML.
+        overrides: like "recipe.epochs=3"; the value is read as YAML in which a plain word is text.
 
     Raises:
         ConfigError: names file, key path and reason.
@@ -36,7 +94,7 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
     document: Any = {}
     if path:
         try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            document = _parsed(path.read_text(encoding="utf-8")) or {}
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -49,7 +107,7 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
             # An empty value is an unset shell variable more often than a wish.
             raise ConfigError(f"--set {item!r}: write key.path=value (null for none)")
         try:
-            _put(document, key, yaml.safe_load(text))
+            _put(document, key, _parsed(text))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {item!r}: {text!r} is not valid YAML") from error
     return _validated(model, document, source)

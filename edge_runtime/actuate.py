@@ -12,9 +12,9 @@ import time
 import uuid
 from collections.abc import Callable
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from edge_runtime.config import ActuatorConfig, without_password
+from edge_runtime.config import ActuatorConfig, without_secrets
 from vision.errors import ActuatorError, ConfigError
 from vision.simulator.world import World
 
@@ -243,7 +243,7 @@ class MqttLid:
         self._config, self._done, self._answered = config, dict[str, bool](), threading.Condition()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         if where.username:
-            self._client.username_pw_set(where.username, where.password)
+            self._client.username_pw_set(unquote(where.username), unquote(where.password or ""))
         if where.scheme == "mqtts":
             self._client.tls_set()
         self._client.on_connect = lambda client, *_: client.subscribe(f"{config.topic}/done", qos=1)
@@ -265,7 +265,7 @@ class MqttLid:
         end_s = time.monotonic() + self._config.timeout_s
         while not self._client.is_connected():
             if time.monotonic() > end_s:
-                raise ActuatorError(f"actuator.url: no connection to {without_password(self._config.url)}")
+                raise ActuatorError(f"actuator.url: no connection to {without_secrets(self._config.url)}")
             time.sleep(0.05)
 
     def close(self) -> None:
@@ -276,7 +276,7 @@ class MqttLid:
     def _ask(self, what: str, words: dict[str, str]) -> None:
         number = uuid.uuid4().hex
         if not self._client.is_connected():
-            raise ActuatorError(f"actuator.url: no connection to {without_password(self._config.url)}")
+            raise ActuatorError(f"actuator.url: no connection to {without_secrets(self._config.url)}")
         # Not kept by paho: a command that is late would move a flap with somebody's hand in it.
         self._client.publish(f"{self._config.topic}/{what}", json.dumps({"id": number, **words}), qos=0)
         with self._answered:

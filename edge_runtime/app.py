@@ -18,9 +18,9 @@ import cv2
 from edge_runtime import board
 from edge_runtime.actuate import Actuator, open_lid
 from edge_runtime.capture import Recorder, open_camera
-from edge_runtime.classify import Classifier
+from edge_runtime.choose import Chosen, choose
 from edge_runtime.clock import SystemClock
-from edge_runtime.config import DEFAULT_BUNDLE, EdgeConfig
+from edge_runtime.config import SHIPPED_BUNDLES, EdgeConfig
 from edge_runtime.eyesight import Eyesight
 from edge_runtime.health import Health, remembered_hazard
 from edge_runtime.keeper import Keeper
@@ -58,10 +58,12 @@ def run(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         signal.signal(signal.SIGHUP, lambda *_: reload_asked.set())
-    rules, (classifier, refused) = load_rules(config.rules), _classifier(config)
+    rules = load_rules(config.rules)
     cv2.setNumThreads(1)  # pictures are small: threads cost more than they bring, and they are onnxruntime's
-    clock, health = SystemClock(), Health(config.bin_id, model=classifier.manifest.model_id)
     claimed = _claim(config.state)
+    chosen, refused = _chosen(config)
+    classifier, clock = chosen.classifier, SystemClock()
+    health = Health(config.bin_id, model=classifier.manifest.model_id, bundle=chosen.why)
     try:
         _log_to_file(config)
     except OSError as error:
@@ -70,7 +72,7 @@ def run(
     if refused:
         health.settings = refused
         log.error("%s", refused)
-        config = config.model_copy(update={"bundle": DEFAULT_BUNDLE})  # so that a reload tries the other again
+        config = config.model_copy(update={"bundle": SHIPPED_BUNDLES})  # so that a reload tries the other again
     camera, world = open_camera(config.camera, config.state, clock)
     if record:
         camera = Recorder(camera, record, config.camera.fps or 10.0)
@@ -97,7 +99,7 @@ def run(
     pipeline.every_frame, pipeline.on_hazard = keeper.keep, keeper.take_hazard
     pipeline.without_disk = keeper.without_disk
     view = _view(config, pipeline)
-    log.info("bin %s: %s, rule book %s", config.bin_id, classifier.manifest.model_id, rules.id)
+    log.info("bin %s: %s (%s), rule book %s", config.bin_id, health.model, chosen.why, rules.id)
     board.notify("READY=1")
     try:
         pipeline.run(stop)
@@ -131,7 +133,7 @@ def classify_paths(paths: Iterable[Path], bundle: Path, threads: int = 2) -> Ite
     Raises:
         BundleError: the bundle must not be run.
     """
-    classifier = Classifier(bundle, threads)
+    classifier = choose(bundle, threads).classifier
     for path in paths:
         pictures = image_paths(path) if path.is_dir() else [path]
         if not pictures:
@@ -177,21 +179,22 @@ def _claim(state: Path) -> TextIO | None:
     return file
 
 
-def _classifier(config: EdgeConfig) -> tuple[Classifier, str]:
-    """Open the bundle, or the one that ships in place of a damaged one: a worn card must not close a bin.
+def _chosen(config: EdgeConfig) -> tuple[Chosen, str]:
+    """Open the bundle, or what ships in place of a damaged one: a worn card must not close a bin.
 
     Returns:
-        The classifier, and "" or what the bundle that was asked for lacks.
+        What runs, and "" or what the bundle that was asked for lacks.
 
     Raises:
-        BundleError: neither can be run.
+        BundleError: nothing can be run.
     """
     try:
-        return Classifier(config.bundle, config.threads), ""
+        chosen = choose(config.bundle, config.threads, config.state)
     except BundleError as error:
-        if config.bundle == DEFAULT_BUNDLE:
+        if config.bundle == SHIPPED_BUNDLES:
             raise
-        return Classifier(DEFAULT_BUNDLE, config.threads), f"bundle: {error} The bundle that ships is run instead."
+        return choose(SHIPPED_BUNDLES, config.threads, config.state), f"bundle: {error} What ships is run instead."
+    return chosen, "; ".join(f"bundle: {words}" for words in chosen.refused)
 
 
 def _view(config: EdgeConfig, pipeline: Pipeline) -> View | None:

@@ -6,13 +6,14 @@ Whatever a board does not tell is None or empty, never an error.
 from __future__ import annotations
 
 import os
+import platform
 import socket
 from pathlib import Path
 
 _THERMAL = Path("/sys/class/thermal")
 _CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 # What the int8 kernels of onnxruntime profit from.
-_FEATURES = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
+_FEATURES = ("avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 
 
 def temperature_c() -> float | None:
@@ -43,6 +44,14 @@ def cpu_features() -> tuple[str, ...]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     have = {word for line in lines if line.startswith(("flags", "Features")) for word in line.split()}
     return tuple(name for name in _FEATURES if name in have)
+
+
+def cpu_name() -> str:
+    """Return what the processor calls itself, with what it can: two of one name may differ in that."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    parts = [named[key] for key in ("model name", "CPU implementer", "CPU part", "Model") if key in named]
+    return f"{' '.join(parts) or platform.machine()} ({', '.join(cpu_features()) or 'no vector instructions known'})"
 
 
 def notify(message: str) -> bool:

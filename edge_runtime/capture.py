@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from edge_runtime.clock import Clock
-from edge_runtime.config import CameraConfig, without_password
+from edge_runtime.config import CameraConfig, without_secrets
 from vision.datasets import Dataset, Sample, image_paths, open_dataset
 from vision.errors import CameraError, DatasetError
 from vision.frames import Camera, Frame
@@ -84,7 +84,7 @@ class LiveCamera:
     """
 
     def __init__(self, open_device: Callable[[], Device], source: str, stale_after_s: float, clock: Clock) -> None:
-        self._open_device, self._clock, self._source = open_device, clock, without_password(source)
+        self._open_device, self._clock, self._source = open_device, clock, without_secrets(source)
         self._stale_after_s = stale_after_s
         self._newest: Frame | None = None
         self._why = ""
@@ -317,6 +317,7 @@ def _pictures(root: Path, split: str) -> Dataset:
 
 
 def _open(source: str, width_px: int | None, height_px: int | None) -> cv2.VideoCapture:
+    """Open a device by number or path, an address, or a file; sizes are asked of devices (None for a file)."""
     if source.isdigit():
         video = cv2.VideoCapture(int(source))
     elif "://" in source:
@@ -327,10 +328,10 @@ def _open(source: str, width_px: int | None, height_px: int | None) -> cv2.Video
         video = cv2.VideoCapture(source)
     if not video.isOpened():
         raise CameraError(
-            f"camera {without_password(source)}: cannot be opened; "
+            f"camera {without_secrets(source)}: cannot be opened; "
             "check that it exists, is free, and that you may read it"
         )
-    if width_px and height_px and source.isdigit():
+    if width_px and height_px and "://" not in source:
         video.set(cv2.CAP_PROP_FRAME_WIDTH, width_px)
         video.set(cv2.CAP_PROP_FRAME_HEIGHT, height_px)
         video.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # an old picture is no use

@@ -26,6 +26,11 @@ class Classified:
     inference_ms: float
 
 
+def runtime_version() -> str:
+    """Return the version of what computes the graphs."""
+    return str(ort.__version__)
+
+
 class Classifier:
     """Loads a bundle, has it prove itself, then classifies frames.
 

@@ -68,6 +68,30 @@ def edge_check(config: Config = None, override: Overrides = None) -> None:
         raise typer.Exit(1)
 
 
+@app.command("bench")
+def edge_bench(config: Config = None, override: Overrides = None) -> None:
+    """Time the bundles on this board, and say what its processor can: which of them a bin here would run.
+
+    Changes nothing. Exits with 1 if no bundle gives its known answer here.
+    """
+    from configs import load
+    from edge_runtime import board
+    from edge_runtime.choose import measure
+    from edge_runtime.classify import runtime_version
+    from edge_runtime.config import EdgeConfig
+
+    settings = load(EdgeConfig, config, override or [])
+    print(f"processor    {board.cpu_name()}\nruntime      onnxruntime {runtime_version()}, {settings.threads} threads")
+    tried = measure(settings.bundle, settings.threads)
+    good = sorted((t for t in tried if t.ms is not None), key=lambda t: t.ms or 0.0)
+    for timed in tried:
+        precision = timed.classifier.manifest.precision if timed.classifier else ""
+        words = f"{timed.ms:.2f} ms" if timed.ms is not None else f"may not run: {timed.words}"
+        print(f"{timed.path.name:<12} {precision:<5} {words}{'   <- runs here' if good[:1] == [timed] else ''}")
+    if not good:
+        raise typer.Exit(1)
+
+
 @app.command("replay")
 def edge_replay(
     films: Annotated[list[Path], typer.Argument(help="Films from 'edge run --record'.", metavar="FILM...")],

@@ -9,14 +9,26 @@ from typing import Literal
 
 from pydantic import Field
 
-from configs import CONFIG_FOLDER, StrictModel
+from configs import CONFIG_FOLDER, Name, StrictModel, Token, Topic
 
-DEFAULT_BUNDLE = Path(__file__).parent / "bundles" / "default.onnx"
+# Two forms of one model: which of them runs, each board finds out by itself (edge_runtime/choose.py).
+SHIPPED_BUNDLES = Path(__file__).parent / "bundles"
+INT8_BUNDLE, FLOAT_BUNDLE = SHIPPED_BUNDLES / "int8.onnx", SHIPPED_BUNDLES / "float.onnx"
 
 
-def without_password(url: str | None) -> str:
-    """Return an address as it may be shown: what is shown ends in logs, events and on pages."""
-    return re.sub(r"(?i)((?:pass\w*|pwd|token|key)=)[^&\s]*", r"\1***", re.sub(r"//[^/\s]*@", "//", url or ""))
+def without_secrets(url: str | None) -> str:
+    """Return scheme, host, port and path of an address: what is shown ends in logs, events and on pages.
+
+    What follows the first ? or # may hold a secret, whatever it is called. So may what stands before the last @, for
+    passwords hold slashes and @ too; only a host without a colon is sure to be none.
+    """
+    scheme, slashes, rest = (url or "").partition("://")
+    if not slashes:
+        return url or ""  # a device or a file
+    shown = re.split("[?#]", rest, maxsplit=1)[0]
+    if set(shown.partition("/")[0]) & set(":@"):
+        shown = re.split("[?#]", rest.rpartition("@")[2], maxsplit=1)[0]
+    return f"{scheme}://{shown}"
 
 
 class CameraConfig(StrictModel):
@@ -25,7 +37,8 @@ class CameraConfig(StrictModel):
     Attributes:
         kind: "device" (V4L2 or USB number), "url" (RTSP or MJPEG), "picamera" (Raspberry Pi), "file" (video), "folder"
             (pictures, each shown as one item), "simulator" (procedural items).
-        source: device number, path or URL; for "folder" the folder (a splits.csv in it is used).
+        source: device number or its path (/dev/video0, /dev/v4l/by-id/...), file or URL; for "folder" the folder (a
+            splits.csv in it is used).
         split: of a folder with a splits.csv; "" takes all pictures.
         width_px, height_px: asked of a device; size of simulated frames.
         fps: pace of folder and simulator; 0 is as fast as the bin can.
@@ -95,7 +108,7 @@ class ActuatorConfig(StrictModel):
     port: str = "/dev/ttyUSB0"
     baud: int = Field(default=115200, ge=300)
     url: str | None = Field(default=None, pattern=r"^mqtts?://[^\s/]+$")
-    topic: str = Field(default="binsight/lid", min_length=1)
+    topic: Topic = "binsight/lid"
     timeout_s: float = Field(default=5.0, gt=0)
 
 
@@ -124,7 +137,7 @@ class UplinkConfig(StrictModel):
     """
 
     url: str | None = Field(default=None, pattern=r"^(https?|mqtts?)://[^\s/]+(/\S*)?$")
-    token: str | None = Field(default=None, min_length=1)
+    token: Token | None = None
     ca: Path | None = None
     batch_events: int = Field(default=100, ge=1, le=10_000)
     interval_s: float = Field(default=1.0, gt=0)
@@ -163,16 +176,17 @@ class EdgeConfig(StrictModel):
     Attributes:
         bin_id: the operator's name for this bin.
         state: folder of what must survive: outbox, empty reference, health, the simulator's truth.
-        bundle: model bundle.
+        bundle: model bundle, or a folder of several forms of one model: the fastest here that gives its known answer
+            is run.
         rules: rule book: a file, or the name of one that ships, e.g. "eu-low".
         threads: of onnxruntime.
         looks: frames of one item that are classified at most; one that is clear at the first look is served at once.
         board_w: what the board draws while it computes, watts; energy per item is estimated with it.
     """
 
-    bin_id: str = Field(default="bin-001", min_length=1, max_length=128)
+    bin_id: Name = Field(default="bin-001", min_length=1, max_length=128)
     state: Path = Path("runs/bin")
-    bundle: Path = DEFAULT_BUNDLE
+    bundle: Path = SHIPPED_BUNDLES
     rules: Path = CONFIG_FOLDER / "rules" / "eu-low.yaml"
     threads: int = Field(default=2, ge=1, le=64)
     looks: int = Field(default=3, ge=1, le=10)

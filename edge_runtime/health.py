@@ -16,7 +16,7 @@ class Health:
     """What a technician wants to know first.
 
     Attributes:
-        bin_id, model: who and with what.
+        bin_id, model: who and with what; bundle: which form of the model runs, and why that one.
         camera: "ok" or what is wrong, in words; chute: the same of what lies before it.
         frames, items, faults: since the start.
         unrecorded: items served whose event could not be stored since the start.
@@ -38,6 +38,7 @@ class Health:
 
     bin_id: str
     model: str = ""
+    bundle: str = ""
     camera: str = "starting"
     chute: str = "ok"
     frames: int = 0

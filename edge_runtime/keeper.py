@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 
 from edge_runtime import board
-from edge_runtime.classify import Classifier
+from edge_runtime.choose import choose
 from edge_runtime.config import EdgeConfig
 from edge_runtime.health import days_left, remember_hazard
 from edge_runtime.outbox import Outbox, open_outbox
@@ -249,17 +249,19 @@ class Keeper:
             if set(rules.streams) != set(pipeline.rules.streams):
                 raise ConfigError("rules: the new book has other streams than the lid; restart the bin")
             same = (new.bundle, new.threads) == (old.bundle, old.threads)
-            classifier = pipeline.classifier if same else Classifier(new.bundle, new.threads)
+            chosen = None if same else choose(new.bundle, new.threads, new.state)
             same_way = new.uplink == old.uplink and not self._no_uplink
             uplink = self.uplink if same_way else self._new_uplink(new, pipeline.outbox)
         except (BinsightError, OSError) as error:
             pipeline.health.settings = f"the old ones hold: {error}"
             log.error("settings: %s", pipeline.health.settings)
             return
-        pipeline.rules, pipeline.classifier, pipeline.trigger.config = rules, classifier, new.trigger
+        if chosen:
+            pipeline.classifier, pipeline.health.bundle = chosen.classifier, chosen.why
+        pipeline.rules, pipeline.trigger.config = rules, new.trigger
         pipeline.actuator.fallback = rules.fallback
         pipeline.looks, pipeline.board_w = new.looks, new.board_w
-        pipeline.health.model, pipeline.health.settings = classifier.manifest.model_id, "ok"
+        pipeline.health.model, pipeline.health.settings = pipeline.classifier.manifest.model_id, "ok"
         if uplink is not self.uplink:
             if self.uplink:
                 self.uplink.stop(wait=False)  # what both send in between the hub takes once

@@ -14,7 +14,7 @@ from typing import Any
 
 from edge_runtime.actuate import Actuator, SimulatedLid
 from edge_runtime.capture import VideoFile
-from edge_runtime.classify import Classifier
+from edge_runtime.choose import choose
 from edge_runtime.clock import Instant
 from edge_runtime.config import EdgeConfig
 from edge_runtime.eyesight import Eyesight
@@ -61,7 +61,7 @@ def replay(film: Path, config: EdgeConfig) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch, Outbox(Path(scratch) / "outbox.sqlite", "replay") as outbox:
         pipeline = Pipeline(
             camera, Eyesight(config.camera.stale_after_s), Trigger(config.trigger),
-            Classifier(config.bundle, config.threads), rules,
+            choose(config.bundle, config.threads).classifier, rules,
             Actuator(SimulatedLid(tuple(rules.streams), None), rules.fallback), outbox, clock, Health("replay"),
             config.looks,
         )  # fmt: skip

@@ -19,12 +19,12 @@ import uuid
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 
 from edge_runtime.clock import Clock
-from edge_runtime.config import UplinkConfig, without_password
+from edge_runtime.config import UplinkConfig, without_secrets
 from edge_runtime.outbox import Outbox
 from vision.errors import ConfigError, UplinkError, WireError
 from vision.events import decode_receipt, encode_batch, is_refusal
@@ -77,7 +77,7 @@ class HttpTransport:
         if config.token:
             headers["Authorization"] = f"Bearer {config.token}"
         self._url, self._timeout_s = f"{str(config.url).rstrip('/')}{INGEST_PATH}", config.timeout_s
-        self._shown, self._clock, self._tls = without_password(self._url), clock, _tls(config)
+        self._shown, self._clock, self._tls = without_secrets(self._url), clock, _tls(config)
         self._connect = partial(httpx2.Client, timeout=config.timeout_s, headers=headers, verify=self._tls)
         self._client = self._connect()
 
@@ -104,7 +104,9 @@ class HttpTransport:
                     if len(answer) > _MAX_ANSWER_BYTES:
                         raise UplinkError(f"{self._shown}: the answer is too long")
                 return Answer(response.status_code, bytes(answer))
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, RuntimeError) as error:  # RuntimeError: closed under us
+        except httpx2.InvalidURL as error:  # its words hold what stands in the address, a password perhaps
+            raise UplinkError(f"{self._shown}: uplink.url is not a valid address") from error
+        except (httpx2.HTTPError, OSError, RuntimeError) as error:  # RuntimeError: closed under us
             words = "the answer comes too slowly" if late.is_set() else error or type(error).__name__
             raise UplinkError(f"{self._shown}: {words}") from error
         finally:
@@ -146,7 +148,7 @@ class MqttTransport:
         self._properties = properties
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
         if where.username:
-            self._client.username_pw_set(where.username, where.password)
+            self._client.username_pw_set(unquote(where.username), unquote(where.password or ""))
         if where.scheme == "mqtts":
             self._client.tls_set_context(tls := _tls(config))
             self._client.on_pre_connect = lambda *_: _judge_dates(tls, clock)
@@ -162,7 +164,7 @@ class MqttTransport:
     def post(self, body: bytes) -> Answer:
         """Send one encoded batch and wait for the hub's answer to it."""
         if not self._subscribed.wait(self._config.timeout_s):
-            raise UplinkError(f"{without_password(self._config.url)}: no connection to the broker")
+            raise UplinkError(f"{without_secrets(self._config.url)}: no connection to the broker")
         number = uuid.uuid4().bytes
         with self._arrived:
             self._waiting = (number, None)
@@ -172,7 +174,7 @@ class MqttTransport:
             self._arrived.wait_for(lambda: self._waiting[1] is not None, self._config.timeout_s)
             answer = self._waiting[1]
         if answer is None:
-            where = without_password(self._config.url)
+            where = without_secrets(self._config.url)
             raise UplinkError(f"{where}: no answer from the hub within {self._config.timeout_s:g} s")
         return answer
 
@@ -215,7 +217,7 @@ def open_transport(config: UplinkConfig, clock: Clock) -> Transport:
     except ImportError as error:
         raise ConfigError("uplink.url: MQTT needs another package: pip install 'binsight[mqtt]'") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"uplink: {without_password(config.url)}, ca {config.ca}: {error}") from error
+        raise ConfigError(f"uplink: {without_secrets(config.url)}, ca {config.ca}: {error}") from error
 
 
 class Uplink:

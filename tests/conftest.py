@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_bundle import small_bundle
 
 from vision import bundle as bundle_module
 from vision.events import ItemEvent
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ROOT / "edge_runtime" / "bundles" / "default.onnx"
+SHIPPED = ROOT / "edge_runtime" / "bundles" / "int8.onnx"
 SHARED = Path(os.environ.get("BINSIGHT_SHARED", ROOT.parent / "shared"))
 
 
@@ -33,8 +34,14 @@ def shared() -> Path:
 
 @pytest.fixture
 def shipped() -> Path:
-    """The bundle that ships."""
+    """The int8 bundle that ships: for tests of what ships. All others take `bundle`."""
     return SHIPPED
+
+
+@pytest.fixture
+def bundle() -> Path:
+    """A small bundle with the labels of the one that ships; not to be changed."""
+    return small_bundle()
 
 
 @pytest.fixture
@@ -72,10 +79,10 @@ def make_event() -> Callable[..., ItemEvent]:
 
 @pytest.fixture
 def restamp(tmp_path: Path) -> Callable[..., Path]:
-    """Write a copy of the shipped bundle whose manifest says something else, digests and all in order."""
+    """Write a copy of the small bundle whose manifest says something else, digests and all in order."""
 
     def write(name: str = "changed.onnx", **changes: Any) -> Path:
-        fields = list(bundle_module._fields(SHIPPED.read_bytes(), keep_varints=True))
+        fields = list(bundle_module._fields(small_bundle().read_bytes(), keep_varints=True))
         key, varint = bundle_module._key, bundle_module._varint
         metadata = [dict(bundle_module._fields(value)) for number, value in fields if number == 14]
         document = json.loads(next(m[2] for m in metadata if m[1] == bundle_module.MANIFEST_KEY.encode()))

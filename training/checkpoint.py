@@ -62,10 +62,11 @@ def must_be_of(run: Path, train: Dataset, val: Dataset) -> None:
 
 
 def recipe_key(config: TrainConfig, *data: Dataset) -> str:
-    """Return what must be equal for a run to be continued: the data and every setting but where it runs."""
+    """Return what must be equal for a run to be continued: the data, teachers, and every setting but where it runs."""
     # Paths differ between machines; what lies there is told by digests.
     paths = {"root", "also", "foreign", "label_map"}
-    settings = config.model_dump(mode="json", exclude={"out": True, "threads": True, "device": True, "data": paths})
-    for part in (settings, settings["teacher"] or settings):
-        part["model"]["weights"] = Path(part["model"]["weights"]).name
+    where: Any = {"out": True, "threads": True, "device": True, "loader_workers": True, "teachers": True, "data": paths}
+    settings = config.model_dump(mode="json", exclude=where)
+    settings["model"]["weights"] = Path(settings["model"]["weights"]).name
+    settings["teachers"] = [digest(run) for run in config.teachers]
     return " ".join([json.dumps(settings), *(d.digest() for d in data)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from configs import StrictModel
 from vision.preprocess import PreprocessSpec
@@ -17,6 +17,7 @@ class DataConfig(StrictModel):
     Attributes:
         root: folder with a splits.csv or class folders; None trains on simulator pictures.
         also: further such folders, whose pictures are added to train and val.
+        repeat: name of a set (its folder) -> how often an epoch shows each of its training pictures; 1 for the others.
         foreign: folders whose pictures of other labels show what the network should not claim to know: in training they
             are given no label, which is what the unknown test then builds on. Pictures of trained labels are left out.
         foreign_simulated: such pictures from the simulator: items of other labels.
@@ -27,6 +28,7 @@ class DataConfig(StrictModel):
 
     root: Path | None = None
     also: tuple[Path, ...] = ()
+    repeat: dict[str, PositiveInt] = Field(default_factory=dict)
     foreign: tuple[Path, ...] = ()
     foreign_simulated: int = Field(default=0, ge=0)
     label_map: Path | None = None
@@ -38,16 +40,16 @@ class ModelConfig(StrictModel):
     """Which network.
 
     Attributes:
-        name: any torchvision classifier that ends in a linear layer, by its torchvision name.
-        weights: "torchvision" (its own ImageNet weights, downloaded), "scratch", a .safetensors / .pt file, or a bundle
-            (.onnx) of the same network.
+        name: a classifier that ends in a linear layer, by torchvision's name, or by timm's as "timm:NAME".
+        weights: "pretrained" (torchvision's or timm's own ImageNet weights, downloaded), "scratch", a .safetensors or
+            .pt file, or a bundle (.onnx) of the same network.
         size_px: side of the square network input.
         fit: see PreprocessSpec.
         dropout: before the classifier.
     """
 
     name: str = "mobilenet_v2"
-    weights: str = "torchvision"
+    weights: str = "pretrained"
     size_px: int = Field(default=224, ge=32, le=512)
     fit: Literal["stretch", "crop"] = "stretch"
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -76,9 +78,10 @@ class RecipeConfig(StrictModel):
             Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features" (LP-FT), ICLR 2022.
         freeze: leading stages of the network that keep their first weights; they cost no backward pass.
         layer_decay: learning rate of a stage, as a share of that of the stage after it.
-        teacher_weight: share of the loss that follows the teacher, if the run has one; the labels have the rest.
+        teacher_weight: share of the loss that follows the teachers, if the run has any; the labels have the rest.
         teacher_temperature: logits of both are divided by it in that part.
-        bf16: bfloat16 autocast; faster where the CPU has AVX512-BF16 or AMX, or on a GPU.
+        bf16: bfloat16 autocast; "auto" takes it where it is fast: on a GPU, or a CPU with AVX512-BF16 or AMX. On
+            others it is a scalar loop, 12 times slower than float32.
     """
 
     epochs: int = Field(default=30, ge=1)
@@ -100,35 +103,31 @@ class RecipeConfig(StrictModel):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     teacher_weight: float = Field(default=0.7, ge=0, le=1)
     teacher_temperature: float = Field(default=2.0, gt=0)
-    bf16: bool = True
-
-
-class TeacherConfig(StrictModel):
-    """A network that is trained first, on the same data, and then taught from; both are kept in the run folder.
-
-    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
-    """
-
-    model: ModelConfig
-    recipe: RecipeConfig = RecipeConfig()
+    bf16: Literal["auto"] | bool = "auto"
 
 
 class TrainConfig(StrictModel):
     """The whole of one training run.
 
     Attributes:
-        teacher: trained before, in `out`/teacher; None for none.
+        teachers: folders of finished runs with the same labels, whose mean answer to the very picture that the network
+            is shown is learnt beside the labels. Their inputs may be of other sizes. Source: Hinton, Vinyals, Dean,
+            "Distilling the Knowledge in a Neural Network", 2015; same views for both, and patience: Beyer et al.,
+            "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022.
         out: run folder: checkpoint, history, report.
         seed: the same seed on the same machine gives the same figures.
         threads: of torch on the CPU; 0 takes all cores.
+        loader_workers: processes that make batches; 0 makes them in a thread beside torch; None takes a process for
+            each core but one where a GPU trains, else 0. Batches are the same whoever makes them.
         device: "auto" takes a GPU where there is one.
     """
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     recipe: RecipeConfig = RecipeConfig()
-    teacher: TeacherConfig | None = None
+    teachers: tuple[Path, ...] = ()
     out: Path = Path("runs/train")
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
+    loader_workers: int | None = Field(default=None, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"

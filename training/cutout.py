@@ -27,7 +27,6 @@ WORK_W, WORK_H = 160, 120
 SMALLEST_ITEM, LARGEST_ITEM = 0.01, 0.8
 # A board's colour differs from grey by at most this (chroma in Lab); beyond it, the "board" is brown cardboard.
 MOST_BOARD_CHROMA = 17.0
-FLOOR_PX = 224
 
 
 def cut_out(pixels_hwc: Pixels) -> Mask | None:
@@ -59,18 +58,18 @@ def cut_out(pixels_hwc: Pixels) -> Mask | None:
     return mask if SMALLEST_ITEM < mask.mean() < LARGEST_ITEM else None
 
 
-def floors(count: int, others: Sequence[Pixels], rng: np.random.Generator) -> list[Pixels]:
-    """Return backgrounds, uint8, FLOOR_PX square: empty chutes of the simulator, then one stretch of each of `others`.
+def floors(count: int, others: Sequence[Pixels], size_px: int, rng: np.random.Generator) -> list[Pixels]:
+    """Return backgrounds, uint8, `size_px` square: empty chutes of the simulator, then one stretch of each of `others`.
 
     The stretches, blurred at random, carry the colours and textures of the other sets: a floor that comes with one
     label only would give that label away.
     """
-    made = [expose(random_chute(FLOOR_PX, FLOOR_PX, rng), None, rng) for _ in range(count)]
+    made = [expose(random_chute(size_px, size_px, rng), None, rng) for _ in range(count)]
     for picture in others:
         height, width = picture.shape[:2]
         side = int(min(height, width) * rng.uniform(0.25, 0.6))
         top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        stretch = cv2.resize(picture[top : top + side, left : left + side], (FLOOR_PX, FLOOR_PX))
+        stretch = cv2.resize(picture[top : top + side, left : left + side], (size_px, size_px))
         made.append(np.asarray(cv2.GaussianBlur(stretch, (0, 0), rng.uniform(0.1, 3.0)), dtype=np.uint8))
     return made
 
@@ -83,20 +82,21 @@ def lay(
     Args:
         pixels_hwc: the picture, uint8, BGR.
         mask: from `cut_out`; None takes a rough quadrangle of the picture as a sheet of its material.
-        floor_hwc: uint8, FLOOR_PX square.
+        floor_hwc: uint8, square; what is returned has its size.
         see_through: let the floor shine through in part, as through clear glass and plastic.
 
     Returns:
-        uint8, FLOOR_PX square, BGR; None if nothing is left of the mask in so small a picture.
+        uint8, BGR; None if nothing is left of the mask in so small a picture.
     """
     height, width = pixels_hwc.shape[:2]
+    side = floor_hwc.shape[0]
     whole = _quadrangle(height, width, rng) if mask is None else cv2.resize(mask, (width, height))
     soft = cv2.GaussianBlur((whole > 0).astype(np.float32), (0, 0), 1.2)
     alpha = np.clip((soft - 0.35) / 0.5, 0, 1)
     left, top, box_w, box_h = cv2.boundingRect((alpha > 0.5).astype(np.uint8))
     if not box_w:
         return None
-    longest = FLOOR_PX * np.exp(rng.uniform(np.log(0.3), 0))
+    longest = side * np.exp(rng.uniform(np.log(0.3), 0))
     scale = longest / max(box_w, box_h)
     while scale < 0.5:  # as in preprocess: halves by area, so that nothing aliases
         height, width, scale = height // 2, width // 2, scale * 2
@@ -106,24 +106,26 @@ def lay(
     turn, stretch = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(-0.12, 0.12, 2)) * scale
     stretch[0] *= rng.choice([-1, 1])
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.diag(stretch)
-    centre = FLOOR_PX / 2 + rng.uniform(-0.4, 0.4, 2) * (FLOOR_PX - longest)
+    centre = side / 2 + rng.uniform(-0.4, 0.4, 2) * (side - longest)
     offset = centre - matrix @ np.array([left + box_w / 2, top + box_h / 2])
     move = np.hstack([matrix, offset[:, None]])
-    size = (FLOOR_PX, FLOOR_PX)
-    item = cv2.warpAffine(pixels_hwc, move, size, borderMode=cv2.BORDER_REFLECT_101).astype(np.float32)
+    size = (side, side)
+    item = cv2.warpAffine(pixels_hwc, move, size, borderMode=cv2.BORDER_REFLECT_101)
     cover = cv2.warpAffine(alpha, move, size)
-    floor = np.rot90(floor_hwc, int(rng.integers(4))).astype(np.float32)
+    floor = np.ascontiguousarray(np.rot90(floor_hwc, int(rng.integers(4))))
     if rng.random() < 0.7:
         shadow = cv2.GaussianBlur(cover, (0, 0), max(0.8, longest * rng.uniform(0.01, 0.06)))
         shift = np.hstack([np.eye(2), rng.uniform(-0.06, 0.06, (2, 1)) * longest])
-        floor = floor * (1 - rng.uniform(0.1, 0.6) * cv2.warpAffine(shadow, shift, size))[..., None]
+        dark = np.float32(rng.uniform(0.1, 0.6)) * cv2.warpAffine(shadow, shift, size)
+        floor = cv2.blendLinear(floor, np.zeros_like(floor), 1 - dark, dark)
     if see_through and mask is not None and rng.random() < 0.6:
         border = np.concatenate([pixels_hwc[:6].reshape(-1, 3), pixels_hwc[-6:].reshape(-1, 3)])
         board, share = np.median(border, axis=0) + 1.0, rng.uniform(0, 0.8)
-        item = (1 - share) * item + share * floor * np.clip(item / board, 0, 1.6)
-    item = item * np.exp(rng.uniform(-0.25, 0.2))
-    laid = floor * (1 - cover[..., None]) + item * cover[..., None]
-    return np.asarray(np.clip(laid, 0, 255), dtype=np.uint8)
+        passes = share * np.clip(np.arange(256)[:, None, None] / board, 0, 1.6)
+        through = cv2.multiply(floor.astype(np.float32), cv2.LUT(item, passes.astype(np.float32)))
+        item = np.clip((1 - share) * item + through, 0, 255).astype(np.uint8)
+    item = cv2.convertScaleAbs(item, alpha=np.exp(rng.uniform(-0.25, 0.2)))
+    return np.asarray(cv2.blendLinear(floor, item, 1 - cover, cover), dtype=np.uint8)
 
 
 def _distance_from_board(small: Pixels) -> tuple[NDArray[np.float32], float] | tuple[None, float]:

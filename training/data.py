@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,15 +11,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from training.augment import augment
-from training.config import DataConfig
+from training.augment import augmented_input
+from training.config import DataConfig, RecipeConfig
 from training.cutout import cut_out, floors, lay
 from vision.datasets import UNKNOWN, Dataset, Sample, merge, open_dataset, read_image, read_label_map
 from vision.errors import DatasetError, ImageError
 from vision.frames import Pixels
-from vision.preprocess import PreprocessSpec, preprocess
+from vision.preprocess import PreprocessSpec
 from vision.simulator.catalogue import CATALOGUE
 from vision.simulator.dataset import simulator_dataset
 
@@ -27,6 +30,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
 
+# With fewer training pictures a label is hardly learnt.
+FEW = 10
 # Target of a picture that shows none of the labels.
 FOREIGN = -1
 # Empty chutes rendered, and as many stretches of pictures at most.
@@ -56,9 +61,18 @@ def open_training_data(config: DataConfig, seed: int, scratch: Path) -> tuple[Da
         kept = tuple(s for s in train.samples if not s.suspect)
         train = Dataset(train.name, kept, train.licence, train.left_out)
     log.info("training on %s", ", ".join(f"{name} {n}" for name, n in sorted(train.counts().items())))
+    if len(train.labels()) < 2:
+        raise DatasetError(
+            f"{dataset.name}: training knows one label, {', '.join(train.labels())}; it needs two or more"
+        )
+    if few := sorted(name for name, n in train.counts().items() if n < FEW or not val.counts()[name]):
+        log.warning(
+            "%s: %s: under %d training pictures, or none in val: what is measured on them says little", dataset.name,
+            ", ".join(few), FEW,
+        )  # fmt: skip
     if dataset.left_out:
         log.warning(
-            "%s: left out, for no label has that name: %s; see --set data.label_map=...", dataset.name,
+            "%s: left out: %s; names in the data become labels by --set data.label_map=...", dataset.name,
             ", ".join(f"{name} ({n})" for name, n in dataset.left_out),
         )  # fmt: skip
     if both := {s.group for s in train.samples} & {s.group for s in val.samples}:
@@ -100,24 +114,42 @@ def open_foreign_data(config: DataConfig, labels: Collection[str], split: str, s
     return replace(merged, samples=tuple(s for s in merged.samples if s.split == split and s.label not in labels))
 
 
+def repeats(config: DataConfig, samples: Sequence[Sample]) -> NDArray[np.int64]:
+    """Return how often an epoch shows each of the training samples: 1 but for the sets named in `data.repeat`.
+
+    Raises:
+        DatasetError: a name there is no set's.
+    """
+    sets = [s.name.split("/")[0] if config.also else "" for s in samples]
+    if unknown := set(config.repeat) - set(sets):
+        names = ", ".join(sorted(set(sets) - {""})) or "none, for data.also is empty"
+        raise DatasetError(f"data.repeat: no set is named {', '.join(sorted(unknown))}; sets: {names}")
+    return np.array([config.repeat.get(name, 1) for name in sets], dtype=np.int64)
+
+
 class Cutouts:
     """What `cut_out` finds on training pictures, and the floors to lay the items on.
 
     Args:
         pictures: the training pictures.
         labels: of each; None for a picture of no label.
+        size_px: of the floors, and so of the items laid on them.
         seed: of the floors.
         watch: wraps the pictures, for a progress bar.
     """
 
-    def __init__(self, pictures: Pictures, labels: Sequence[str | None], seed: int, watch: Watch = iter) -> None:
+    def __init__(
+        self, pictures: Pictures, labels: Sequence[str | None], size_px: int, seed: int, watch: Watch = iter
+    ) -> None:
         rng = np.random.default_rng([seed, 3])
-        self.masks = [cut_out(pictures[i]) for i in watch(range(len(pictures)))]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV lets go of Python while it works
+            coming = [pool.submit(lambda i: cut_out(pictures[i]), i) for i in range(len(pictures))]
+            self.masks = [mask.result() for mask in watch(coming)]
         # A picture without a plain background shows a place; one with it shows the board that is to be unlearnt. A
         # place from a labelled picture would bring its item along.
         places = [i for i, mask in enumerate(self.masks) if mask is None and labels[i] is None]
         chosen = rng.permutation(places)[:FLOORS]
-        self._floors = floors(FLOORS, [pictures[int(i)] for i in chosen], rng)
+        self._floors = floors(FLOORS, [pictures[int(i)] for i in chosen], size_px, rng)
         self._labels = labels
 
     def lay(self, index: int, pixels_hwc: Pixels, rng: np.random.Generator) -> Pixels | None:
@@ -154,12 +186,16 @@ class Pictures:
         Raises:
             DatasetError: some cannot be read; the message names them.
         """
-        bad = []
-        for index in range(len(self)):
+
+        def problem(index: int) -> str:
             try:
                 self[index]
             except ImageError as error:
-                bad.append(str(error))
+                return str(error)
+            return ""
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            bad = list(filter(None, pool.map(problem, range(len(self)))))
         if bad:
             more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
             raise DatasetError(f"{len(bad)} pictures cannot be read: {'; '.join(bad[:5])}{more}")
@@ -168,55 +204,97 @@ class Pictures:
         if index in self._cache:
             return self._cache[index]
         pixels = read_image(self._samples[index].path)
-        if pixels.nbytes <= self._room:
+        if pixels.nbytes <= self._room:  # two threads at once may overdraw it by a picture
             self._room -= pixels.nbytes
             self._cache[index] = pixels
         return pixels
 
 
-def epoch_batches(
-    pictures: Pictures,
-    targets_n: NDArray[np.int64],
-    spec: PreprocessSpec,
-    batch_size: int,
-    key: tuple[int, int],
-    strength: float,
-    cutouts: Cutouts | None = None,
-    share: float = 0.0,
-    foreign: float = 0.0,
-    worker: tuple[int, int] = (0, 1),
-) -> Iterator[tuple[Pixels, NDArray[np.int64]]]:
-    """Yield one epoch of shuffled, augmented batches; equal for equal keys. A last batch of too few is left out.
+class Batches(torch.utils.data.Dataset[tuple[Pixels, NDArray[np.int64]]]):
+    """The batches of a training by (epoch, step): shuffled, augmented, and the same whoever makes them, and when.
+
+    An epoch takes every labelled image, `repeats_n` times, and some of no label. A last batch of too few is left out.
 
     Args:
-        pictures, targets_n: a target of FOREIGN is a picture of no label.
-        foreign: how many of those an epoch takes, as a share of the labelled pictures, which it takes all.
-        key: (seed, epoch).
-        strength: of the augmentation; half of it for items laid on another floor, which are varied already.
-        cutouts, share: lay this share of the items on other floors.
+        pictures, targets_n: a target of FOREIGN is an image of no label.
+        spec: of the network.
+        recipe: batch size, augmentation, share of items on other floors and of images of no label.
+        seed: of the order and of every change.
+        cutouts: the items, if some are to be laid on other floors; these get half of the augmentation, for they are
+            varied already.
+        repeats_n: how often an epoch shows each; None for once.
         worker: (rank, count): which share of each batch to make; together the workers make all of it.
-
-    Yields:
-        uint8 batch x height x width x 3 in the spec's colour order; int64 targets.
     """
-    rng = np.random.default_rng([*key, 0])
-    labelled, others = np.flatnonzero(targets_n != FOREIGN), np.flatnonzero(targets_n == FOREIGN)
-    some = rng.permutation(others)[: epoch_length(targets_n, foreign) - len(labelled)]
-    order = rng.permutation(np.concatenate([labelled, some]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        rank, workers = worker
-        if len(chosen) < 2 * workers:  # batch normalisation needs two
-            return
-        chosen = chosen[rank::workers]
-        inputs = [_input(int(i), pictures, spec, key, strength, cutouts, share) for i in chosen]
-        yield np.concatenate(inputs), targets_n[chosen]
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        targets_n: NDArray[np.int64],
+        spec: PreprocessSpec,
+        recipe: RecipeConfig,
+        seed: int,
+        cutouts: Cutouts | None = None,
+        repeats_n: NDArray[np.int64] | None = None,
+        worker: tuple[int, int] = (0, 1),
+    ) -> None:
+        self._pictures, self._targets_n, self._spec, self._recipe = pictures, targets_n, spec, recipe
+        self._seed, self._cutouts, self._worker = seed, cutouts, worker
+        labelled = np.flatnonzero(targets_n != FOREIGN)
+        self._labelled = np.repeat(labelled, 1 if repeats_n is None else repeats_n[labelled])
+        self._others = np.flatnonzero(targets_n == FOREIGN)
+        self.length = len(self._labelled) + min(round(recipe.foreign * len(self._labelled)), len(self._others))
+        # Batch normalisation needs two images on each worker.
+        self.steps = len(range(0, self.length - (2 * worker[1] - 1), recipe.batch_size))
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self.steps
+
+    def __getitem__(self, at: tuple[int, int]) -> tuple[Pixels, NDArray[np.int64]]:
+        """Return the batch of (epoch, step).
+
+        Returns:
+            uint8 batch x height x width x 3 in the spec's colour order; int64 targets.
+        """
+        epoch, step = at
+        rng = np.random.default_rng([self._seed, epoch, 0])
+        some = rng.permutation(self._others)[: self.length - len(self._labelled)]
+        order = rng.permutation(len(self._labelled) + len(some))
+        rank, workers = self._worker
+        places = order[step * self._recipe.batch_size : (step + 1) * self._recipe.batch_size][rank::workers]
+        chosen = np.concatenate([self._labelled, some])[places]
+        # An image's place in the epoch tells two showings of it apart.
+        inputs = [self._input(int(i), [self._seed, epoch, 1, int(p)]) for i, p in zip(chosen, places, strict=True)]
+        return np.concatenate(inputs), self._targets_n[chosen]
+
+    def _input(self, index: int, key: list[int]) -> Pixels:
+        rng, pixels, strength = np.random.default_rng(key), self._pictures[index], self._recipe.augment
+        if self._cutouts is not None and rng.random() < self._recipe.cut_out:
+            laid = self._cutouts.lay(index, pixels, rng)
+            if laid is not None:
+                pixels, strength = laid, strength / 2
+        return augmented_input(pixels, self._spec, rng, strength)
 
 
-def epoch_length(targets_n: NDArray[np.int64], foreign: float) -> int:
-    """Return how many pictures an epoch takes: see `epoch_batches`."""
-    labelled = int((targets_n != FOREIGN).sum())
-    return labelled + min(round(foreign * labelled), len(targets_n) - labelled)
+def stream(batches: Batches, epochs: range, workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield all batches of some epochs, in order, made ahead of their use.
+
+    Args:
+        batches: what to make.
+        epochs: which.
+        workers: processes that make them; 0 makes them in a thread, while torch computes: OpenCV lets go of Python.
+        pin: in page-locked memory, from which a GPU copies while it computes.
+    """
+    keys = [(epoch, step) for epoch in epochs for step in range(batches.steps)]
+    if not workers:
+        made = ((torch.from_numpy(x), torch.from_numpy(y)) for x, y in (batches[key] for key in keys))
+        yield from ahead(made)
+        return
+    # Forked, the workers share the decoded images with this process; none of them runs torch.
+    yield from torch.utils.data.DataLoader(
+        batches, batch_size=None, sampler=keys, num_workers=workers, pin_memory=pin, prefetch_factor=4,
+        multiprocessing_context="fork",
+    )  # fmt: skip
 
 
 def ahead(batches: Iterator[T]) -> Iterator[T]:
@@ -226,18 +304,3 @@ def ahead(batches: Iterator[T]) -> Iterator[T]:
         while (batch := coming.result()) is not None:
             coming = pool.submit(next, batches, None)
             yield batch
-
-
-def _input(
-    index: int,
-    pictures: Pictures,
-    spec: PreprocessSpec,
-    key: tuple[int, int],
-    strength: float,
-    cutouts: Cutouts | None,
-    share: float,
-) -> Pixels:
-    rng, pixels = np.random.default_rng([*key, 1, index]), pictures[index]
-    if cutouts is not None and rng.random() < share and (laid := cutouts.lay(index, pixels, rng)) is not None:
-        pixels, strength = laid, strength / 2
-    return preprocess(augment(pixels, rng, strength), spec)

@@ -25,6 +25,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from configs import with_values
+from configs.ray_address import must_be_ray
 from training.config import TrainConfig
 from training.data import open_training_data
 from training.models import build
@@ -181,7 +182,7 @@ def _check(config: TrainConfig) -> None:
     """Say here, at once, what would else fail on every worker, again and again."""
     if config.data.root is not None:
         open_training_data(config.data, config.seed, config.out)
-    if config.model.weights != "torchvision" and not config.model.weights.endswith(".onnx"):
+    if config.model.weights != "pretrained" and not config.model.weights.endswith(".onnx"):
         build(config.model.name, 1, 0.0, config.model.weights)
 
 
@@ -195,9 +196,8 @@ def _absolute(config: TrainConfig) -> TrainConfig:
         "data.also": data.also,
         "data.foreign": data.foreign,
         "model.weights": Path(config.model.weights),
+        "teachers": config.teachers,
     }
-    if config.teacher:
-        paths["teacher.model.weights"] = Path(config.teacher.model.weights)
     values: dict[str, Any] = {}
     for key, value in paths.items():
         if isinstance(value, tuple):
@@ -211,10 +211,14 @@ def _absolute(config: TrainConfig) -> TrainConfig:
 def _ray(address: str | None) -> Iterator[dict[str, float]]:
     """Join a cluster or start a local one, and yield what it has: CPU, GPU and so on."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(
-        address=address, include_dashboard=False if address is None else None, log_to_driver=False,
-        logging_level=logging.ERROR, configure_logging=False,
-    )  # fmt: skip
+    must_be_ray(address)
+    try:
+        ray.init(
+            address=address, include_dashboard=False if address is None else None, log_to_driver=False,
+            logging_level=logging.ERROR, configure_logging=False,
+        )  # fmt: skip
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"--ray-address: Ray does not start or join: {error}") from error
     try:
         yield ray.cluster_resources()  # type: ignore[no-untyped-call]
     finally:

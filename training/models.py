@@ -1,10 +1,11 @@
-"""Any torchvision classifier by name, as one module: uint8 pixels in, logits and embedding out."""
+"""Any torchvision or timm classifier by name, as one module: uint8 pixels in, logits and embedding out."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import torchvision
 from safetensors.torch import load_file
@@ -21,7 +22,7 @@ class Classifier(nn.Module):
     """Normalisation, backbone and head in one graph, so that the exported network takes camera bytes.
 
     Args:
-        name: torchvision's name of the network.
+        name: torchvision's name of the network, or "timm:" and timm's.
         labels: number of logits.
         dropout: before the head, in training only.
     """
@@ -37,7 +38,11 @@ class Classifier(nn.Module):
         self.head = nn.Linear(last.in_features, labels)
         self.dropout = nn.Dropout(dropout)
         _replace(self.backbone, self.head_path, nn.Identity())
-        mean_c, std_c = 255.0 * torch.tensor(IMAGENET_MEAN), 255.0 * torch.tensor(IMAGENET_STD)
+        own = getattr(self.backbone, "default_cfg", {})  # timm's networks bring theirs
+        mean_c = 255.0 * torch.tensor(own.get("mean", IMAGENET_MEAN))
+        std_c = 255.0 * torch.tensor(own.get("std", IMAGENET_STD))
+        if len(set(std_c.tolist())) == 1:  # then int8 can take the camera's bytes as they are, if the mean is one
+            mean_c = torch.floor(mean_c + 0.5)
         self.register_buffer("mean_c", mean_c, persistent=False)
         self.register_buffer("inverse_std_c", 1 / std_c, persistent=False)
 
@@ -70,6 +75,11 @@ class Classifier(nn.Module):
         if isinstance(features := getattr(self.backbone, "features", None), nn.Sequential):
             others = [m for m in self.backbone.children() if m is not features and any(True for _ in m.parameters())]
             return [*([module] for module in features), *([others] if others else [])]
+        if isinstance(blocks := getattr(self.backbone, "blocks", None), nn.Sequential):  # timm's
+            children = list(self.backbone.children())
+            at = children.index(blocks)
+            before, after = children[:at], [m for m in children[at + 1 :] if any(True for _ in m.parameters())]
+            return [before, *([module] for module in blocks), *([after] if after else [])]
         return [[module] for module in self.backbone.children()]
 
 
@@ -77,8 +87,8 @@ def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
     """Build a classifier and load its backbone.
 
     Args:
-        weights: "scratch", "torchvision" (downloads; needs a network), or a .safetensors / .pt state-dict file
-            whose names are torchvision's; float16 is read into float32.
+        weights: "scratch", "pretrained" (downloads; needs a network), or a .safetensors / .pt state-dict file with the
+            library's own names; float16 is read into float32.
 
     Raises:
         ConfigError: unknown network, no such file, or weights of another network.
@@ -86,7 +96,7 @@ def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
     model = Classifier(name, labels, dropout)
     if weights == "scratch":
         return model
-    state = _torchvision_state(name) if weights == "torchvision" else _file_state(Path(weights))
+    state = _pretrained_state(name) if weights == "pretrained" else _file_state(Path(weights))
     own = model.backbone.state_dict()
     missing = sorted(k for k in own if k not in state and not k.endswith("num_batches_tracked"))
     wrong = sorted(k for k in own if k in state and own[k].shape != state[k].shape)
@@ -100,25 +110,34 @@ def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
 
 
 def _network(name: str) -> nn.Module:
+    library, _, own_name = name.rpartition(":")
+    if library not in ("", "timm"):
+        raise ConfigError(f"model.name: {name!r}: networks come from torchvision (its name alone) or timm (timm:NAME)")
     try:
-        return torchvision.models.get_model(name, weights=None)
-    except ValueError as error:
-        raise ConfigError(f"model.name: torchvision has no classifier {name!r}") from error
+        if library:
+            return timm.create_model(own_name)
+        return torchvision.models.get_model(own_name, weights=None)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"model.name: {library or 'torchvision'} has no classifier {own_name!r}") from error
 
 
-def _torchvision_state(name: str) -> dict[str, Tensor]:
+def _pretrained_state(name: str) -> dict[str, Tensor]:
+    library, _, own_name = name.rpartition(":")
     try:
-        return dict(torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=True, check_hash=True))
-    except OSError as error:
+        if library:
+            return dict(timm.create_model(own_name, pretrained=True).state_dict())
+        weights = torchvision.models.get_model_weights(own_name).DEFAULT
+        return dict(weights.get_state_dict(progress=True, check_hash=True))
+    except (OSError, RuntimeError) as error:
         raise ConfigError(
-            f"model.weights: torchvision's weights of {name} could not be downloaded ({error}). "
+            f"model.weights: the pretrained weights of {name} could not be downloaded ({error}). "
             "Name a .safetensors or .pt file, or 'scratch'."
         ) from error
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ConfigError(f"model.weights: no such file: {path} (or 'torchvision', or 'scratch')")
+        raise ConfigError(f"model.weights: no such file: {path} (or 'pretrained', or 'scratch')")
     if path.suffix == ".safetensors":
         return load_file(path)
     return dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -100,6 +100,9 @@ def centroids(embeddings_nd: Floats, targets_n: Ints) -> EmbeddingStats:
     for label in range(int(targets_n.max()) + 1):
         own = np.ascontiguousarray(directions[targets_n == label], dtype=np.float32)
         count = max(1, min(CENTROIDS_PER_LABEL, len(own) // 2))
+        if count == 1:  # and OpenCV takes a single row for so many points of one number
+            centres.append(own.mean(0, keepdims=True))
+            continue
         stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-5)
         cv2.setRNGSeed(0)
         _, _, some = cv2.kmeans(own, count, np.empty((0, 1), np.int32), stop, 3, cv2.KMEANS_PP_CENTERS)

@@ -1,13 +1,15 @@
 """Static int8 quantisation of a float bundle: QDQ, calibrated on training pictures, evaluated and stamped anew.
 
 Metadata survives quantisation, so an int8 file would inherit the claims of the float one. Here every figure, threshold,
-statistic and the known answer are measured on the int8 graph itself before it is written.
+statistic and the known answer are measured on the int8 graph itself before it is written, and measured exactly: with
+graph optimisation off int8 is computed in float, the same on every processor. What this processor's own kernels make of
+it is measured beside that, and a scheme in which the two part is refused.
 One of the three files that know onnxruntime.
 """
 
 from __future__ import annotations
 
-import sys
+import io
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
@@ -22,7 +24,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from training.data import Pictures
-from training.evaluate import Watch, open_session, run_graph
+from training.evaluate import Outputs, Watch, open_session, run_graph
 from training.export import fit_on, known_answer, write_measured
 from vision.bundle import Manifest, bundle_digest, read_bundle
 from vision.datasets import Dataset, read_image
@@ -33,6 +35,10 @@ from vision.preprocess import preprocess
 CALIBRATION_PICTURES = 128
 # What int8 may cost against its own float bundle on val: in all, and on any one label; each picture in VIEWS ways.
 MAX_ACCURACY_LOSS = 0.005
+# What this processor's kernels may differ by from the exact computation, over the val pictures as they are: rounding in
+# other places moves a few. Saturation moves many, and far (docs/decisions/0011).
+MAX_OTHER_LABELS = 0.01
+MIN_MEAN_COSINE = 0.999
 MAX_LABEL_LOSS = 0.02
 # Each picture is judged in all turns and flips: an item lies any way up, and one picture of a rare label is more than
 # two points of it, so that a loss could not be told from luck.
@@ -48,14 +54,15 @@ class Scheme:
         method: of the calibrator, by onnxruntime's name: MinMax, Entropy or Percentile.
         percentile: for Percentile: activations beyond it are clipped.
         activations: "uint8", for which x86 has fast kernels, or "int8".
-        seven_bits: of the weights, so that products cannot saturate on an x86 without VNNI.
+        seven_bits: of the weights, so that sums of two products cannot saturate in the 16 bits of an x86 without VNNI.
+            Depthwise convolutions keep eight: their kernels widen before they multiply, and seven cost them most.
     """
 
     per_channel: bool = True
     method: str = "Percentile"
     percentile: float = 99.99
     activations: str = "uint8"
-    seven_bits: bool = False
+    seven_bits: bool = True
 
 
 def quantize(
@@ -87,22 +94,64 @@ def quantize(
             f"{bundle}: was measured on another val set; quantise it with the data it was exported with (--run)"
         )
     onnx_bytes = quantized_graph(bundle, source, train, scheme, watch)
-    session, before = open_session(onnx_bytes, threads), open_session(data, threads)
-    loss = compare(before, session, source, val, watch)
+    exact, before = open_session(onnx_bytes, threads, exact=True), open_session(data, threads)
+    here = open_session(onnx_bytes, threads)
+    loss = compare(before, exact, source, val, watch)
     if loss.too_much():
         raise BundleError(f"{bundle}: int8 loses too much; keep the float bundle, or train longer.\n{loss.table()}")
-    outputs = run_graph(session, source.tensors, source.preprocess, Pictures(val.samples, 0), watch)
-    stats, policy = fit_on(session, source.tensors, source.preprocess, train, val, outputs, source.labels, watch)
+    outputs = run_graph(exact, source.tensors, source.preprocess, Pictures(val.samples, 0), watch)
+    gap = part(run_graph(here, source.tensors, source.preprocess, Pictures(val.samples, 0)), outputs)
+    if gap.too_much():
+        raise BundleError(f"{bundle}: this processor computes the int8 graph wrongly: {gap.words()}")
+    stats, policy = fit_on(here, source.tensors, source.preprocess, train, val, outputs, source.labels, watch)
     manifest = replace(
         source,
         precision="int8",
         stats=stats,
         policy=policy,
-        probe=known_answer(session, source.tensors, source.preprocess, "int8"),
+        probe=known_answer(exact, source.tensors, source.preprocess, "int8"),
         metrics={"int8_against_float": loss.to_dict()},
         lineage={**source.lineage, "float_bundle_sha256": bundle_digest(data)},
     )
     return write_measured(out, onnx_bytes, manifest, train, val, outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """How far two computations of one graph are apart, over n pictures.
+
+    Attributes:
+        pictures: n.
+        other_labels: pictures that get another label.
+        logit: greatest difference of a logit.
+        least_cosine, mean_cosine: between the two embeddings of a picture.
+    """
+
+    pictures: int
+    other_labels: int
+    logit: float
+    least_cosine: float
+    mean_cosine: float
+
+    def too_much(self) -> bool:
+        """Return whether this is more than rounding."""
+        return self.other_labels > max(1, MAX_OTHER_LABELS * self.pictures) or self.mean_cosine < MIN_MEAN_COSINE
+
+    def words(self) -> str:
+        """Return a line for people."""
+        return (
+            f"{self.other_labels} of {self.pictures} labels differ from the exact computation, a logit by "
+            f"{self.logit:.2g}, an embedding's cosine down to {self.least_cosine:.4f} (mean {self.mean_cosine:.5f})"
+        )
+
+
+def part(here: Outputs, exact: Outputs) -> Gap:
+    """Return how far the outputs of two computations of one graph are apart."""
+    a, b = here.embeddings_nd, exact.embeddings_nd
+    cosines = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
+    other = int((here.logits_nk.argmax(1) != exact.logits_nk.argmax(1)).sum())
+    greatest = float(np.abs(here.logits_nk - exact.logits_nk).max())
+    return Gap(len(a), other, greatest, float(cosines.min()), float(cosines.mean()))
 
 
 def quantized_graph(bundle: Path, source: Manifest, train: Dataset, scheme: Scheme, watch: Watch = iter) -> bytes:
@@ -112,7 +161,10 @@ def quantized_graph(bundle: Path, source: Manifest, train: Dataset, scheme: Sche
     with tempfile.TemporaryDirectory() as folder:
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(str(bundle), str(prepared), skip_symbolic_shape=True)
-        with redirect_stdout(sys.stderr):  # the calibrator prints what it is doing
+        options: dict[str, Any] = {"TensorQuantOverrides": _overrides(prepared, source, scheme)}
+        if scheme.method == "Percentile":
+            options["CalibPercentile"] = scheme.percentile
+        with redirect_stdout(io.StringIO()):  # the calibrator tells of its inner life
             quantize_static(
                 str(prepared),
                 str(quantized),
@@ -124,7 +176,7 @@ def quantized_graph(bundle: Path, source: Manifest, train: Dataset, scheme: Sche
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod[scheme.method],
                 nodes_to_exclude=_normalisation(prepared),
-                extra_options={"CalibPercentile": scheme.percentile} if scheme.method == "Percentile" else {},
+                extra_options=options,
             )
         return quantized.read_bytes()
 
@@ -224,6 +276,41 @@ def _normalisation(model: Path) -> list[str]:
             break
         names.append(node.name)
     return names
+
+
+def _overrides(model: Path, manifest: Manifest, scheme: Scheme) -> dict[str, list[dict[str, Any]]]:
+    """Return what onnxruntime's quantiser must not choose by itself, by tensor."""
+    graph = onnx.load(str(model)).graph
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    overrides: dict[str, list[dict[str, Any]]] = {}
+    if scheme.seven_bits and scheme.per_channel:
+        for node in convolutions:
+            if any(a.name == "group" and a.i > 1 for a in node.attribute):
+                overrides[node.input[1]] = [{"quant_type": QuantType.QInt8, "reduce_range": False, "axis": 0}]
+    if convolutions and scheme.activations == "uint8":
+        overrides |= _bytes_as_they_are(model, manifest, convolutions[0].input[0])
+    return overrides
+
+
+def _bytes_as_they_are(model: Path, manifest: Manifest, first: str) -> dict[str, list[dict[str, Any]]]:
+    """Return scale and zero point with which the first convolution's int8 input is the camera's bytes, if there are.
+
+    Normalised bytes are a grid already. A calibrated grid is another one, and where a byte falls between two of its
+    steps, processors choose differently. Channels of different scale (ImageNet's) have no such grid in common.
+    """
+    proto = onnx.load(str(model))
+    proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(first))
+    session = open_session(proto.SerializeToString(), 1)
+    height, width = manifest.preprocess.height_px, manifest.preprocess.width_px
+    ends = [np.full((1, height, width, 3), value, np.uint8) for value in (0, 255)]
+    low, high = (np.unique(session.run([first], {manifest.tensors.input: x})[0].round(6)) for x in ends)
+    if len(low) != 1 or len(high) != 1:
+        return {}
+    scale = float(high[0] - low[0]) / 255
+    zero_point = -float(low[0]) / scale
+    if abs(zero_point - round(zero_point)) > 1e-3:
+        return {}
+    return {first: [{"scale": np.array(scale, np.float32), "zero_point": np.array(round(zero_point), np.uint8)}]}
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]

@@ -17,13 +17,13 @@ import numpy as np
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
-from training.data import Pictures, open_training_data
+from training.data import open_training_data
 from training.evaluate import Evaluation
 from training.policy import fit_temperature
-from training.recipes.finetune import load_trained, predict_logits
+from training.recipes.finetune import load_trained, predict_logits, prepare
 from vision import metrics
 from vision.bundle import read_manifest, write_atomically
-from vision.datasets import UNKNOWN, Dataset, Sample, read_image
+from vision.datasets import UNKNOWN, Dataset, Sample, read_image, shown
 from vision.decision import softmax
 
 WORST = 24
@@ -60,7 +60,7 @@ def write_report(run: Path) -> Path:
     _, val = open_training_data(config.data, config.seed, run / "pictures")
     import torch  # noqa: PLC0415  for the device alone
 
-    logits = predict_logits(model, Pictures(val.samples), config.model.preprocess(), torch.device("cpu"))
+    logits = predict_logits(model, prepare(val.samples, config.model.preprocess()), torch.device("cpu"))
     truth = np.array([labels.index(s.label) for s in val.samples])
     probabilities = softmax(logits, fit_temperature(logits, truth))
     matrix = metrics.confusion_matrix(truth, probabilities.argmax(1), len(labels))
@@ -166,7 +166,9 @@ def _write(
     for i in np.argsort(-confidence, kind="stable"):
         if len(worst) < WORST and samples[i].label not in (UNKNOWN, labels[predicted[i]]):
             s = samples[i]
-            worst.append(_Mistake(s.name, s.label, labels[predicted[i]], f"{confidence[i]:.0%}", _thumbnail(s.path)))
+            worst.append(
+                _Mistake(shown(s.name), s.label, labels[predicted[i]], f"{confidence[i]:.0%}", _thumbnail(s.path))
+            )
     write_atomically(path, _PAGE.render(title=title, rows=rows, plots=plots, worst=worst).encode())
     return path
 

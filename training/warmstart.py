@@ -58,7 +58,9 @@ def _initializers(bundle: Path) -> dict[str, NDArray[np.float32]]:
     """Return the float weights of a graph by name, dequantised where they are int8."""
     graph = onnx.load(str(bundle)).graph
     raw = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-    weights = {name: array.astype(np.float32) for name, array in raw.items() if array.dtype == np.float32}
+    weights = {
+        name.removesuffix(".half"): array.astype(np.float32) for name, array in raw.items() if array.dtype.kind == "f"
+    }
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in raw:
             value, scale, zero = (raw[name].astype(np.float32) for name in node.input)

@@ -62,7 +62,7 @@ def preprocess(pixels_hwc: Pixels, spec: PreprocessSpec) -> Pixels:
     """
     image = pixels_hwc
     if spec.fit == "crop":
-        image = _centre_crop(image, spec.width_px / spec.height_px)
+        image = centre_crop(image, spec.width_px / spec.height_px)
     height, width = image.shape[:2]
     while width >= 2 * spec.width_px and height >= 2 * spec.height_px:
         height, width = height // 2, width // 2
@@ -75,7 +75,8 @@ def preprocess(pixels_hwc: Pixels, spec: PreprocessSpec) -> Pixels:
     return np.ascontiguousarray(image, dtype=np.uint8)[None]
 
 
-def _centre_crop(image: Pixels, aspect: float) -> Pixels:
+def centre_crop(image: Pixels, aspect: float) -> Pixels:
+    """Return the largest centred part whose width is `aspect` times its height: a view, not a copy."""
     height, width = image.shape[:2]
     crop_w = min(width, max(1, round(height * aspect)))
     crop_h = min(height, max(1, round(width / aspect)))

@@ -1,4 +1,4 @@
-"""Fine-tune a classifier on labelled pictures, from a teacher's answers too if there is one. Read it top to bottom.
+"""Fine-tune a classifier on labelled pictures, from teachers' answers too if there are any. Read it top to bottom.
 
 AdamW, warm-up and cosine decay, label smoothing, mixup and CutMix, items laid on other floors, a moving average of the
 weights. What each of them is worth: docs/training.md. What is kept is the moving average after the last epoch: no
@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -40,23 +43,26 @@ from training import checkpoint
 from training.config import RecipeConfig, TrainConfig
 from training.data import (
     FOREIGN,
+    Batches,
     Cutouts,
     Pictures,
-    ahead,
-    epoch_batches,
-    epoch_length,
     open_foreign_data,
     open_training_data,
+    repeats,
+    stream,
 )
 from training.models import Classifier, build
 from training.warmstart import warm_start
 from vision.bundle import write_atomically
-from vision.datasets import Dataset
+from vision.datasets import Dataset, Sample
 from vision.errors import ConfigError
+from vision.frames import Pixels
 from vision.preprocess import PreprocessSpec, preprocess
 from vision.taxonomy import MATERIALS_1
 
 WARM_START_PICTURES = 128
+# A GPU's epoch may take a second, and a checkpoint of everything half of one: they are this far apart at least.
+CHECKPOINT_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +96,7 @@ class Worker:
 def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     """Train, or continue a run that was stopped, and return its last history row.
 
-    Leaves in `config.out`: config.json, history.jsonl (one line an epoch), checkpoint.pt; and, in `teacher`, the same
-    of the teacher.
+    Leaves in `config.out`: config.json, history.jsonl (one line an epoch), checkpoint.pt.
 
     Args:
         config: what to train.
@@ -107,8 +112,6 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     Classifier(config.model.name, 1)  # a wrong name is said before pictures are rendered
     cv2.setNumThreads(1)  # pictures are made beside torch, which has the cores
     device = _device(config)
-    teacher = _teacher(config, worker, device)
-    torch.set_flush_denormal(True)  # the teacher's own training has ended it
     run = config.out
     if worker.rank > 0:
         torch.distributed.barrier()  # rank 0 renders what the simulator is asked for, the others read it
@@ -121,9 +124,11 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
 
     torch.manual_seed(config.seed)
     seen = train.samples + foreign.samples
-    pictures, val_pictures = Pictures(seen), Pictures(val.samples)
+    pictures = Pictures(seen)
     pictures.read_all()
-    val_pictures.read_all()
+    val_x_nhwc = prepare(val.samples, spec)
+    bf16 = device.type == "cuda" or bf16_is_fast() if recipe.bf16 == "auto" else recipe.bf16
+    answer = _Teachers(config, labels, device, bf16) if config.teachers else None
     from_bundle = config.model.weights.endswith(".onnx")
     model = build(
         config.model.name, len(labels), config.model.dropout, "scratch" if from_bundle else config.model.weights
@@ -137,7 +142,9 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     for module in frozen:
         module.requires_grad_(False)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), lr=recipe.learning_rate)
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(model, recipe), lr=recipe.learning_rate, fused=device.type == "cuda" or None
+    )
     loss_of = nn.CrossEntropyLoss(
         weight=_label_weights(train, labels).to(device) if recipe.class_weighted else None,
         label_smoothing=recipe.label_smoothing,
@@ -148,10 +155,11 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     if (state := checkpoint.load(run)) is not None:
         if state["recipe_key"] != key:
             raise ConfigError(f"{run}: holds a run of another configuration. Delete it, or name another --out.")
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
         history = state["history"]
+        if len(history) < recipe.epochs:
+            model.load_state_dict(state["model"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
         log.info("continuing %s after epoch %d of %d", run, len(history), recipe.epochs)
     if worker.rank == 0:
         write_atomically(run / "config.json", config.model_dump_json(indent=2).encode())
@@ -166,14 +174,18 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     cutouts = None
     if recipe.cut_out:
         watch = partial(track, description="cutting out", console=console, disable=not console.is_terminal)
-        cutouts = Cutouts(pictures, [s.label if s.label in labels else None for s in seen], config.seed, watch)
-    length = epoch_length(targets_n, recipe.foreign)
-    steps_per_epoch = len(range(0, length - (2 * worker.count - 1), recipe.batch_size))
+        of_samples = [s.label if s.label in labels else None for s in seen]
+        cutouts = Cutouts(pictures, of_samples, config.model.size_px, config.seed, watch)
+    shown_n = np.concatenate([repeats(config.data, train.samples), np.ones(len(foreign.samples), dtype=np.int64)])
+    batches = Batches(pictures, targets_n, spec, recipe, config.seed, cutouts, shown_n, (worker.rank, worker.count))
+    steps_per_epoch = batches.steps
+    saved_at = float("-inf")
     with _progress(console) as progress:
         bar = progress.add_task(
             "training", total=recipe.epochs * steps_per_epoch, note="", completed=len(history) * steps_per_epoch
         )
         first = len(history)
+        coming = stream(batches, range(first, recipe.epochs), _loader_workers(config, device), device.type == "cuda")
         for epoch in range(first, recipe.epochs):
             started, cpu_started, losses = time.perf_counter(), time.process_time(), []
             torch.manual_seed(_mix(config.seed, epoch))  # dropout; continued runs draw the same
@@ -187,36 +199,33 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
                 learner = DistributedDataParallel(model) if worker.count > 1 else model
             for module in [model.backbone] if head_alone else frozen:
                 module.eval()
-            batches = epoch_batches(
-                pictures, targets_n, spec, recipe.batch_size, (config.seed, epoch), recipe.augment,
-                cutouts, recipe.cut_out, recipe.foreign, (worker.rank, worker.count),
-            )  # fmt: skip
-            for step, (x, y) in enumerate(ahead(batches)):
+            for step, (x, y) in enumerate(islice(coming, steps_per_epoch)):
                 for group in optimizer.param_groups:
                     now = _schedule(epoch + step / steps_per_epoch, recipe)
                     group["lr"] = recipe.learning_rate * group["share"] * now
-                y_nk = rows[torch.from_numpy(y).to(device)]
-                mixed, share = torch.from_numpy(x).to(device), 1.0
+                y_nk = rows[y.to(device, non_blocking=True)]
+                mixed, share = x.to(device, non_blocking=True), 1.0
                 if epoch < recipe.epochs - recipe.calm_epochs:
                     mixed, share = _mixed(mixed, recipe, mixing)
-                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     logits, _ = learner(mixed)
                     loss = share * loss_of(logits, y_nk) + (1 - share) * loss_of(logits, y_nk.flip(0))
-                    if teacher is not None:
-                        taught = _distance(logits, teacher(mixed), recipe.teacher_temperature)
+                    if answer is not None:
+                        taught = _distance(logits, answer(mixed), recipe.teacher_temperature)
                         loss = (1 - recipe.teacher_weight) * loss + recipe.teacher_weight * taught
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 5.0)
                 optimizer.step()
                 average.update_parameters(model)
-                losses.append(float(loss.detach()))
-                progress.update(bar, advance=1, note=f"epoch {epoch + 1}/{recipe.epochs} loss {np.mean(losses):.3f}")
+                losses.append(loss.detach())
+                told = f" loss {history[-1]['train_loss']:.3f}" if history else ""  # this epoch's waits for the GPU
+                progress.update(bar, advance=1, note=f"epoch {epoch + 1}/{recipe.epochs}{told}")
             kept = average.module if recipe.ema_decay else model
-            logits_nk = predict_logits(kept, val_pictures, spec, device)
+            logits_nk = predict_logits(kept, val_x_nhwc, device)
             row = {
                 "epoch": epoch + 1,
-                "train_loss": round(float(np.mean(losses)), 5),
+                "train_loss": round(float(torch.stack(losses).mean()), 5),
                 "val_accuracy": round(float((logits_nk.argmax(1) == val_targets_n).mean()), 5),
                 "val_loss": round(
                     float(nn.functional.cross_entropy(torch.from_numpy(logits_nk), torch.from_numpy(val_targets_n))), 5
@@ -228,18 +237,14 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
             if worker.rank > 0:
                 worker.report(row)
                 continue
-            checkpoint.save(
-                run,
-                {
-                    "recipe_key": key,
-                    "labels": list(labels),
-                    "model": model.state_dict(),
-                    "average": average.state_dict(),
-                    "kept": kept.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "history": history,
-                },
-            )
+            last = epoch + 1 == recipe.epochs
+            if last or time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+                state = {"recipe_key": key, "labels": list(labels), "history": history, "kept": kept.state_dict()}
+                if not last:  # a finished run is not continued, and is a quarter as large without these
+                    state |= {"model": model.state_dict(), "average": average.state_dict()}
+                    state |= {"optimizer": optimizer.state_dict()}
+                checkpoint.save(run, state)
+                saved_at = time.monotonic()
             _write_history(run, history)
             console.print(
                 f"epoch {row['epoch']:3d}  loss {row['train_loss']:.3f}  "
@@ -266,17 +271,23 @@ def load_trained(run: Path, map_location: str = "cpu") -> tuple[Classifier, tupl
     return model.to(map_location).eval(), labels, config
 
 
-def predict_logits(
-    model: nn.Module, pictures: Pictures, spec: PreprocessSpec, device: torch.device
-) -> np.ndarray[Any, Any]:
+def prepare(samples: tuple[Sample, ...], spec: PreprocessSpec) -> Pixels:
+    """Return images as network input: uint8, n x height x width x 3.
+
+    Raises:
+        DatasetError: some cannot be read; the message names them.
+    """
+    pictures = Pictures(samples, 0)
+    pictures.read_all()
+    return np.concatenate([preprocess(pixels, spec) for pixels in pictures])
+
+
+def predict_logits(model: nn.Module, x_nhwc: Pixels, device: torch.device) -> NDArray[np.float32]:
     """Return float32 logits, pictures x labels, in evaluation mode and full precision."""
     model.eval()
-    rows = []
     with torch.inference_mode():
-        for start in range(0, len(pictures), 32):
-            x = np.concatenate([preprocess(pictures[i], spec) for i in range(start, min(start + 32, len(pictures)))])
-            rows.append(model(torch.from_numpy(x).to(device))[0].float().cpu().numpy())
-    return np.concatenate(rows)
+        rows = [model(torch.from_numpy(x).to(device))[0].float() for x in np.array_split(x_nhwc, -(-len(x_nhwc) // 32))]
+        return np.asarray(torch.cat(rows).cpu().numpy(), dtype=np.float32)
 
 
 def _write_history(run: Path, history: list[dict[str, Any]]) -> None:
@@ -292,32 +303,78 @@ def _device(config: TrainConfig) -> torch.device:
     return torch.device("cuda" if use_gpu else "cpu")
 
 
-def _teacher(config: TrainConfig, worker: Worker, device: torch.device) -> Callable[[Tensor], Tensor] | None:
-    """Train the teacher if it is not yet trained, and return what gives its logits for pixels."""
-    if config.teacher is None:
-        return None
-    own = config.model_copy(
-        update={
-            "model": config.teacher.model, "recipe": config.teacher.recipe, "teacher": None,
-            "out": config.out / "teacher",
-        }
-    )  # fmt: skip
-    finetune(own, replace(worker, report=lambda row: None))
-    if worker.count > 1:
-        torch.distributed.barrier()  # rank 0 writes the last checkpoint, all read it
-    model, _, _ = load_trained(own.out)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+def bf16_is_fast() -> bool:
+    """Return whether this CPU multiplies bfloat16 in hardware, and torch uses it."""
+    able = torch.cpu.get_capabilities()
+    fast = able.get("avx512_bf16", False) or able.get("amx_bf16", False)
+    return bool(fast) and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
-    def logits_of(x_nhwc: Tensor) -> Tensor:
-        with torch.no_grad():
-            side = config.teacher.model.size_px if config.teacher else 0
-            if x_nhwc.shape[1] != side:
-                resized = nn.functional.interpolate(x_nhwc.permute(0, 3, 1, 2).float(), (side, side), mode="bilinear")
-                x_nhwc = resized.permute(0, 2, 3, 1)
-            logits: Tensor = model(x_nhwc)[0]
-            return logits
 
-    return logits_of
+def _loader_workers(config: TrainConfig, device: torch.device) -> int:
+    if config.loader_workers is not None:
+        return config.loader_workers
+    return max(1, len(os.sched_getaffinity(0)) - 1) if device.type == "cuda" else 0
+
+
+class _Teachers:
+    """The mean answer of several trained networks, whatever the size of their inputs.
+
+    On a GPU their many small kernels are recorded once and played back, for starting them costs more than running them.
+    """
+
+    def __init__(self, config: TrainConfig, labels: tuple[str, ...], device: torch.device, bf16: bool) -> None:
+        self._models: list[tuple[Classifier, int]] = []
+        for run in config.teachers:
+            model, its_labels, its_config = load_trained(run)
+            if its_labels != labels:
+                raise ConfigError(
+                    f"teachers: {run} knows {', '.join(its_labels)}; this run's labels are {', '.join(labels)}"
+                )
+            model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._models.append((model, its_config.model.size_px))
+        self._temperature, self._device, self._bf16 = config.recipe.teacher_temperature, device, bf16
+        self._recorded: tuple[torch.cuda.CUDAGraph, Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def __call__(self, x_nhwc: Tensor) -> Tensor:
+        """Return the mean of the softened probabilities, batch x labels, for pixels in 0..255."""
+        x_nhwc = x_nhwc.float()
+        if self._device.type != "cuda":
+            return self._answer(x_nhwc)
+        if self._recorded is None:
+            self._recorded = self._record(x_nhwc)
+        graph, x_static, answer = self._recorded
+        if x_nhwc.shape != x_static.shape:  # the last batch of an epoch
+            return self._answer(x_nhwc)
+        x_static.copy_(x_nhwc)
+        graph.replay()
+        return answer.clone()
+
+    def _answer(self, x_nhwc: Tensor) -> Tensor:
+        x_nchw = x_nhwc.permute(0, 3, 1, 2)
+        answers = []
+        for model, size in self._models:
+            own = x_nchw
+            if size != x_nchw.shape[-1]:
+                smaller = size < x_nchw.shape[-1]
+                own = nn.functional.interpolate(x_nchw, (size, size), mode="bilinear", antialias=smaller)
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=False):
+                logits = model(own.permute(0, 2, 3, 1))[0]
+            answers.append(torch.softmax(logits.float() / self._temperature, 1))
+        return torch.stack(answers).mean(0)
+
+    def _record(self, x_nhwc: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+        x_static = x_nhwc.clone()
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # what libraries set up at first use must not be recorded
+            for _ in range(3):
+                self._answer(x_static)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads load batches meanwhile
+            answer = self._answer(x_static)
+        return graph, x_static, answer
 
 
 def _mixed(x_nhwc: Tensor, recipe: RecipeConfig, rng: np.random.Generator) -> tuple[Tensor, float]:
@@ -339,11 +396,10 @@ def _mixed(x_nhwc: Tensor, recipe: RecipeConfig, rng: np.random.Generator) -> tu
     return x_nhwc, 1.0
 
 
-def _distance(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return the Kullback-Leibler divergence from the teacher's softened answers, scaled back by the temperature."""
+def _distance(logits: Tensor, target_nk: Tensor, temperature: float) -> Tensor:
+    """Return the Kullback-Leibler divergence from the teachers' softened answer, scaled back by the temperature."""
     student = torch.log_softmax(logits.float() / temperature, 1)
-    target = torch.softmax(teacher.float() / temperature, 1)
-    return nn.functional.kl_div(student, target, reduction="batchmean") * temperature**2
+    return nn.functional.kl_div(student, target_nk, reduction="batchmean") * temperature**2
 
 
 def _parameter_groups(model: Classifier, recipe: RecipeConfig) -> list[dict[str, Any]]:

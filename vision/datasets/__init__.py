@@ -3,7 +3,7 @@
 A reader turns a folder into a `Dataset`; nothing after it cares where the pictures came from.
 """
 
-from vision.datasets.images import IMAGE_SUFFIXES, image_paths, read_image
+from vision.datasets.images import IMAGE_SUFFIXES, image_paths, read_image, scan, shown
 from vision.datasets.readers import UNKNOWN, open_dataset, read_class_folders, read_index, read_label_map
 from vision.datasets.samples import Dataset, Sample, merge, split_by_group
 
@@ -19,5 +19,7 @@ __all__ = [
     "read_image",
     "read_index",
     "read_label_map",
+    "scan",
+    "shown",
     "split_by_group",
 ]

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.bundle import write_atomically
-from vision.datasets.images import read_image
+from vision.datasets.images import read_image, shown
 from vision.datasets.samples import Dataset, Sample, split_by_group
 from vision.errors import DatasetError, ImageError
 from vision.frames import Pixels
@@ -102,6 +102,7 @@ def check(dataset: Dataset, watch: Watch = iter) -> Findings:
     for sample in watch(dataset.samples):
         try:
             pixels = read_image(sample.path)
+            _must_be_utf8(sample.path)
         except ImageError as error:
             unreadable.append((sample.name, str(error)))
             continue
@@ -160,10 +161,15 @@ def write_index(dataset: Dataset, path: Path) -> None:
             raise DatasetError(f"{path}: {s.path} is not below its folder; write the index into the set's own folder")
         name = s.path.resolve().relative_to(root).as_posix()
         writer.writerow((name, s.label, s.split, s.group, int(s.suspect), licence))
+    write_atomically(path, table.getvalue().encode())
+
+
+def _must_be_utf8(path: Path) -> None:
+    """Refuse a picture whose name no index can hold."""
     try:
-        write_atomically(path, table.getvalue().encode())
+        str(path).encode()
     except UnicodeEncodeError as error:
-        raise DatasetError(f"{path}: a picture's name is not UTF-8 ({error.object!r:.80}); rename it") from error
+        raise ImageError(f"{shown(path)}: the file's name is not UTF-8; rename it") from error
 
 
 def perceptual_hashes(pixels_hwc: Pixels) -> NDArray[np.uint64]:

@@ -2,60 +2,189 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+import tempfile
+import threading
+from collections import Counter
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import IO, Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from vision import MAX_IMAGE_PIXELS
 from vision.errors import ImageError
 from vision.frames import Pixels
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# A file so named is a picture, damaged perhaps, and then that is told. Others are if OpenCV knows their first bytes.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".pgm", ".ppm"
+)  # fmt: skip
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
+# Bytes between the end of the picture and the end mark, which some cameras leave; more are what a damage left over.
+_PADDING_BYTES = 64
+_decoding = threading.Lock()
 
 
 def read_image(path: Path) -> Pixels:
-    """Read a picture, upright (EXIF orientation applied).
+    """Read a picture as every viewer shows it: upright (EXIF orientation applied), on white where it is transparent.
 
     Returns:
         uint8, height x width x 3, BGR.
 
     Raises:
-        ImageError: missing, empty, truncated, larger than the limits, or not a picture.
+        ImageError: missing, empty, truncated, damaged, larger than the limits, or not a picture.
     """
+    name = shown(path)
     try:
         size = path.stat().st_size
         if size > MAX_IMAGE_BYTES:
-            raise ImageError(f"{path}: {size / 1e6:.0f} MB is more than the {MAX_IMAGE_BYTES / 1e6:.0f} MB limit")
+            raise ImageError(f"{name}: {size / 1e6:.0f} MB is more than the {MAX_IMAGE_BYTES / 1e6:.0f} MB limit")
         data = path.read_bytes()
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
     if not data:
-        raise ImageError(f"{path}: the file is empty")
+        raise ImageError(f"{name}: the file is empty")
     if _is_truncated(data):
-        raise ImageError(f"{path}: the picture is truncated; its end is missing")
+        raise ImageError(f"{name}: the picture is truncated; its end is missing")
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+        pixels, warning = _decoded(data, cv2.IMREAD_COLOR)
+        if pixels is not None and _may_be_transparent(data):
+            pixels = _on_white(data, pixels)
     except cv2.error as error:
         if "MAX_IMAGE_PIXELS" in str(error) or "pixels" in str(error):
             limit = MAX_IMAGE_PIXELS // 2**20
-            raise ImageError(f"{path}: more than {limit} megapixels; refused before decoding") from error
-        raise ImageError(f"{path}: cannot be decoded ({error.err})") from error
+            raise ImageError(f"{name}: more than {limit} megapixels; refused before decoding") from error
+        raise ImageError(f"{name}: cannot be decoded ({error.err})") from error
     if pixels is None:
-        raise ImageError(f"{path}: not a picture in a known format ({', '.join(IMAGE_SUFFIXES)}), or damaged")
+        raise ImageError(f"{name}: not a picture in a known format ({', '.join(IMAGE_SUFFIXES)}), or damaged")
+    if warning:
+        raise ImageError(f"{name}: the picture is damaged; a part of it is missing ({warning})")
     return np.asarray(pixels, dtype=np.uint8)
 
 
+def shown(path: Path | str) -> str:
+    """Return a file's name for people: bytes that are not UTF-8 are escaped, for every terminal and page to take it."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def image_paths(root: Path) -> list[Path]:
-    """Return all pictures under a folder by suffix, sorted; hidden files and folders are left out."""
-    return sorted(
-        p
-        for p in root.rglob("*")
-        if p.suffix.lower() in IMAGE_SUFFIXES
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(root).parts)
-    )
+    """Return all pictures under a folder, sorted; see `scan`."""
+    return scan(root)[0]
+
+
+def scan(root: Path) -> tuple[list[Path], Counter[str]]:
+    """Find all pictures under a folder. Links to folders are followed; hidden files and folders are left out.
+
+    Returns:
+        Pictures, sorted; and how many other files there are below the folder's own level, by suffix.
+    """
+    pictures: list[Path] = []
+    others = Counter[str]()
+    chains: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
+    for folder, names, files in os.walk(root, followlinks=True):
+        chain = chains.pop(folder)
+        kept = []
+        for name in sorted(map(str, names)):
+            real = os.path.realpath(below := os.path.join(folder, name))  # noqa: PTH118  os.walk speaks text
+            if not name.startswith(".") and real not in chain:  # a link to a folder above it has no end
+                chains[below] = (*chain, real)
+                kept.append(name)
+        names[:] = kept
+        for name in files:
+            path = Path(folder) / name
+            if name.startswith(".") or not path.is_file():
+                continue
+            if path.suffix.lower() in IMAGE_SUFFIXES or _looks_like_a_picture(path):
+                pictures.append(path)
+            elif Path(folder) != root:
+                others[path.suffix.lower() or "(no suffix)"] += 1
+    return sorted(pictures), others
+
+
+def _looks_like_a_picture(path: Path) -> bool:
+    try:
+        return bool(cv2.haveImageReader(str(path)))
+    except (cv2.error, UnicodeEncodeError):  # OpenCV takes no name that is not UTF-8
+        return False
+
+
+def _decoded(data: bytes, flags: int) -> tuple[NDArray[Any] | None, str]:
+    """Decode; return the pixels, and what the decoder said about missing parts.
+
+    libjpeg fills what is missing with grey, calls it a success, and says so on the process's standard error alone. So
+    that is read for the moment of decoding, one picture at a time; what others write there meanwhile is passed on.
+    """
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    if data[:3] != b"\xff\xd8\xff":
+        return cv2.imdecode(buffer, flags), ""
+    with _decoding, _scratch() as said:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            os.dup2(said.fileno(), 2)
+            pixels = cv2.imdecode(buffer, flags)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            lines = said.read().splitlines(keepends=True)
+            others = b"".join(line for line in lines if not _DECODER_SAYS.match(line))
+            while others:
+                others = others[os.write(2, others) :]
+    damage = [line.strip().decode() for line in lines if _DECODER_SAYS.match(line) and not _is_padding(line)]
+    return pixels, "; ".join(damage)
+
+
+def _scratch() -> IO[bytes]:
+    """Return a file in memory where there are such, for the disk may be full."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("decoder"), "w+b")
+    return tempfile.TemporaryFile()
+
+
+# Source: libjpeg-turbo, jerror.h: the warnings that mean lost picture data.
+_DECODER_SAYS = re.compile(
+    rb"Corrupt JPEG data|Premature end of JPEG|Unsupported marker|Inconsistent progression|Warning: "
+)
+_EXTRANEOUS = re.compile(rb"Corrupt JPEG data: (\d+) extraneous bytes")
+
+
+def _is_padding(line: bytes) -> bool:
+    found = _EXTRANEOUS.match(line)
+    return bool(found and int(found[1]) <= _PADDING_BYTES)
+
+
+def _may_be_transparent(data: bytes) -> bool:
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return data[25] in (4, 6) or b"tRNS" in data[: data.find(b"IDAT")]
+    return data[:2] not in (b"\xff\xd8", b"BM")  # JPEG and BMP know no transparency that viewers show
+
+
+def _on_white(data: bytes, upright: NDArray[Any]) -> NDArray[Any]:
+    """Return the picture composed on white. `upright` is the same without its transparency, turned as EXIF says."""
+    whole = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if whole is None or whole.ndim != 3 or whole.shape[2] != 4:
+        return upright
+    full = np.iinfo(whole.dtype).max if np.issubdtype(whole.dtype, np.integer) else 1
+    scaled = whole.astype(np.float32) * np.float32(255 / full)
+    turns = [t for t in _TURNS if t(scaled).shape[:2] == upright.shape[:2]]
+    scaled = min(turns, key=lambda t: float(np.abs(t(scaled)[..., :3] - upright).mean()))(scaled)
+    share = scaled[..., 3:] / 255
+    return np.asarray(upright * share + 255 * (1 - share) + 0.5).astype(np.uint8)
+
+
+def _turned(mirror: bool, turn: int, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.rot90(image[:, ::-1] if mirror else image, turn)
+
+
+# The eight ways in which EXIF may lay a picture: this flag of OpenCV's gives transparency, and leaves EXIF aside.
+_TURNS = tuple(partial(_turned, mirror, turn) for mirror, turn in product((False, True), range(4)))
 
 
 def _is_truncated(data: bytes) -> bool:

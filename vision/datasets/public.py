@@ -145,11 +145,14 @@ def _copy(response: Any, file: IO[bytes], address: str, watch: Watch) -> str:
 def _unpack(archive: Path, folder: Path, address: str) -> int:
     try:
         with zipfile.ZipFile(archive) as zipped:
-            members = [m for m in zipped.infolist() if not m.is_dir() and "__MACOSX" not in m.filename]
+            members = [
+                m for m in zipped.infolist() if not m.filename.endswith(("/", "\\")) and "__MACOSX" not in m.filename
+            ]
             if sum(m.file_size for m in members) > MAX_UNPACKED_BYTES:
                 raise DatasetError(f"{address}: would unpack to more than {MAX_UNPACKED_BYTES / 1e9:.0f} GB; refused")
             folder.mkdir()
             for member in members:
+                member.filename = member.filename.replace("\\", "/")  # as .NET packs them
                 target = (folder / member.filename).resolve()
                 if not target.is_relative_to(folder.resolve()):
                     raise DatasetError(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from vision.datasets.images import image_paths
+from vision.datasets.images import scan
 from vision.datasets.samples import Dataset, Sample, split_by_group
 from vision.errors import DatasetError
 from vision.taxonomy import MATERIALS_1
@@ -78,18 +78,21 @@ def read_index(index: Path, label_map: LabelMap | None = None, unmapped: str | N
     for line, row in enumerate(rows, start=2):
         if row["path"] is None or row["label"] is None:
             raise DatasetError(f"{index}, line {line}: path or label missing")
-        name = row["label"].strip()
-        label = _mapped(name, label_map, unmapped)
+        named = row["label"].strip()
+        label = _mapped(named, label_map, unmapped)
         if label is None:
-            left_out[name] += 1
+            left_out[named] += 1
             continue
         path = root / row["path"]
+        if not path.is_file() and "\\" in row["path"]:
+            path = root / row["path"].replace("\\", "/")  # the index was written on Windows
         if not path.is_file():
             raise DatasetError(f"{index}, line {line}: no such picture: {row['path']}")
         licences.add(row.get("licence") or "")
         split, suspect = (row.get("split") or "").strip(), row.get("label_suspect") == "1"
         split = _SPLITS.get(split.lower(), split)
-        samples.append(Sample(path, row["path"], label, split, row.get("group") or row["path"], suspect))
+        name = path.relative_to(root).as_posix()
+        samples.append(Sample(path, name, label, split, row.get("group") or name, suspect))
     licence = ", ".join(sorted(licences - {""})) or _licence_of(root)
     return _checked(root, samples, left_out, licence)
 
@@ -100,7 +103,9 @@ def read_class_folders(root: Path, label_map: LabelMap | None = None, unmapped: 
     Where there is no val/ it is drawn from train/, or from everything, by `split_by_group`, each picture its own group.
     """
     samples, left_out = [], Counter[str]()
-    paths = [path.relative_to(root) for path in image_paths(root)]
+    pictures, others = scan(root)
+    left_out.update({f"{suffix} files": number for suffix, number in others.items()})
+    paths = [path.relative_to(root) for path in pictures]
     parts_of = {path: [i for i, part in enumerate(path.parts[:-1]) if part.lower() in _SPLITS] for path in paths}
     # Archives wrap a set into a folder of their own, so the parts may lie deeper.
     has_splits = any(_SPLITS[path.parts[i].lower()] == "train" for path, at in parts_of.items() for i in at)
@@ -115,8 +120,9 @@ def read_class_folders(root: Path, label_map: LabelMap | None = None, unmapped: 
             continue
         name = "/".join(parts)
         samples.append(Sample(root / path, name, label, split, name))
-    if not samples and not left_out:
-        raise DatasetError(f"{root}: no picture in it. Expected one sub-folder of pictures for each label.")
+    if not pictures:
+        found = f"; found {', '.join(f'{n} {suffix}' for suffix, n in others.most_common(8))}" if others else ""
+        raise DatasetError(f"{root}: no picture in it{found}. Expected one sub-folder of pictures for each label.")
     if drawn := not any(s.split == "val" for s in samples):
         kept = [s for s in samples if s.split == "test"]
         samples = [*split_by_group([s for s in samples if s.split != "test"], VAL_SHARE), *kept]

@@ -96,7 +96,7 @@ def test_shares_carry_wilson_intervals(lake: Lake, tmp_path: Path) -> None:
     assert row["share"] == 0.9
     # Published value for 9 of 10: 0.596 to 0.982 (Brown, Cai, DasGupta 2001, by formula).
     assert (round(row["share_low"], 3), round(row["share_high"], 3)) == (0.596, 0.982)
-    assert stats.as_csv([row]).splitlines()[0] == "label,items,share,share_low,share_high"
+    assert stats.as_csv([row]).splitlines()[0] == "\ufefflabel,items,share,share_low,share_high"
 
 
 def test_an_empty_lake_and_unknown_groupings_are_explained(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """The hub's door: what it takes, what it refuses, what it answers."""
 
+import csv
+import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +14,7 @@ from starlette.testclient import TestClient
 from cluster.api import MAX_BODY_BYTES, create_app
 from cluster.app import aggregate
 from cluster.config import HubConfig
+from cluster.ingest import Ingest
 from cluster.lake import Lake
 from vision.events import Batch, ItemEvent, Receipt, decode_receipt, encode_batch
 
@@ -44,6 +48,7 @@ def test_a_batch_is_acknowledged_with_a_receipt_and_counted(
     assert [(r["label"], r["items"]) for r in rows] == [("glass", 1), ("paper", 1)]
     text = client.get("/v1/statistics", params={"by": "label", "format": "csv"}).text
     assert text.splitlines()[1].startswith("glass,1,0.5,")
+    assert client.get("/v1/statistics", params={"by": "label", "format": "xslx"}).status_code == 422
     assert client.get("/v1/bins").json()["rows"][0]["missing"] == 0
 
 
@@ -116,3 +121,62 @@ def test_page_and_its_script_come_from_the_hub_itself(client: TestClient) -> Non
     assert "https://" not in page.text.replace("http://www.w3.org", "")  # nothing is loaded from elsewhere
     assert client.get("/vendor/echarts.common.min.js").status_code == 200
     assert client.get("/v1/statistics", params={"by": "colour"}).status_code == 400
+
+
+def test_no_text_of_a_bin_is_a_formula_to_a_spreadsheet(
+    client: TestClient, config: HubConfig, make_event: Make
+) -> None:
+    names = ('=HYPERLINK("http://evil")', "+1", "-1", "@SUM(A1)", " =1", "Müller, Straße 5")
+    for number, name in enumerate(names):
+        client.post("/v1/batches", content=encode_batch(Batch(f"o{number}", name, 0, ((1, make_event()),))))
+    aggregate(config, "local")
+    answer = client.get("/v1/statistics", params={"by": "bin_id", "format": "csv"})
+    assert answer.headers["content-disposition"] == 'attachment; filename="binsight-by-bin_id.csv"'
+    assert answer.content.startswith("\ufeff".encode())
+    cells = {row["bin_id"] for row in csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig")))}
+    assert cells == {*("'" + name for name in names[:-1]), names[-1]}
+
+
+def test_a_background_task_that_dies_makes_health_red_and_leaves_nobody_waiting(
+    client: TestClient, make_event: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dead(BaseException):
+        """What no `except Exception` holds."""
+
+    def dies(*_: object) -> None:
+        raise Dead("a part broke")
+
+    body = encode_batch(Batch("o1", "bin-1", 0, ((1, make_event()),)))
+    assert client.post("/v1/batches", content=body).status_code == 200
+    assert client.get("/v1/health").json()["problems"] == []
+    monkeypatch.setattr(Ingest, "commit", dies)
+    second = encode_batch(Batch("o1", "bin-1", 0, ((2, make_event()),)))
+    for _ in range(2):  # the one that met it, and those after it
+        answer = client.post("/v1/batches", content=second)
+        assert answer.status_code == 503
+        assert "takes no events any more" in answer.json()["error"]
+    health = client.get("/v1/health")
+    assert health.status_code == 503
+    assert "a part broke" in health.json()["problems"][0]
+
+
+def test_a_panic_of_the_lake_is_an_error_like_others_and_the_hub_goes_on(
+    client: TestClient, make_event: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panic = type("PanicException", (BaseException,), {})
+
+    def panics(*_: object, **__: object) -> None:
+        raise panic("called `Option::unwrap()` on a `None` value")
+
+    body = encode_batch(Batch("o1", "bin-1", 0, ((1, make_event()),)))
+    with monkeypatch.context() as patch:
+        patch.setattr("cluster.lake.write_deltalake", panics)
+        answer = client.post("/v1/batches", content=body)
+        assert (answer.status_code, "deltalake broke down" in answer.json()["error"]) == (503, True)
+    assert client.post("/v1/batches", content=body).status_code == 200
+    assert client.get("/v1/health").status_code == 200
+
+
+def test_every_address_in_the_page_is_relative(client: TestClient) -> None:
+    for path in ("/", "/docs"):
+        assert not re.findall(r"""(?:src|href|ask\(|fetch\(|url:)\s*=?\s*["'`]/[^/]""", client.get(path).text)

@@ -10,9 +10,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from cluster.app import aggregate
+from cluster.config import HubConfig
 from cluster.ingest import Ingest
 from cluster.lake import Lake
-from cluster.stats import doubles
+from cluster.stats import bins, doubles, labels_in_order, query
 from vision.errors import StorageError
 from vision.events import Batch, ItemEvent, Receipt
 
@@ -194,3 +196,23 @@ def test_a_damaged_lake_is_an_error_that_names_it(lake: Lake, batch: Callable[..
     (tmp_path / "lake" / "events" / "_delta_log" / "00000000000000000000.json").write_text("{broken")
     with pytest.raises(StorageError, match="events"):
         lake.files("events")
+
+
+@pytest.mark.parametrize("name", ["hub[1]", "hub*", "a?b", "{a,b}"])
+def test_a_lake_whose_path_reads_as_a_pattern_is_refused_at_the_start(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StorageError, match="as a pattern; name another folder"):
+        Lake(tmp_path / name / "lake")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", ["bin_id=7", "label=1", "outbox_id=x/seq=3"])
+def test_a_folder_that_looks_like_a_column_changes_no_event(
+    tmp_path: Path, batch: Callable[..., Batch], folder: str
+) -> None:
+    config = HubConfig(lake=tmp_path / folder / "lake")
+    lake = Lake(config.lake)
+    _ingest(lake).commit([batch(1, 2, 3)])
+    aggregate(config, "local")
+    assert [(r["bin_id"], r["label"], r["items"]) for r in query(lake, ["bin_id", "label"])] == [("bin-1", "glass", 3)]
+    assert [(r["outbox_id"], r["max_seq"], r["missing"]) for r in bins(lake)] == [("o1", 3, 0)]
+    assert (labels_in_order(lake), doubles(lake)) == ({"bin-1": ["glass"] * 3}, 0)

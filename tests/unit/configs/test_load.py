@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.config import HubConfig
 from configs import CONFIG_FOLDER, load
 from edge_runtime.config import EdgeConfig
 from vision.errors import ConfigError
@@ -30,12 +31,55 @@ def test_file_and_overrides_are_read_and_overrides_win(tmp_path: Path) -> None:
         ("- a\n", "expected keys and values"),
         ("a: [\n", "not valid YAML"),
         ("\tx", "not valid YAML"),
+        ("bin_id: a\nbin_id: b\n", "the key 'bin_id' stands twice"),
+        ("camera: {fps: 1, fps: 2}\n", "the key 'fps' stands twice"),
+        ("uplink: {token: пароль-2026}\n", r"uplink\.token: .*HTTP header: take ASCII letters"),
+        ("uplink: {token: 'two words'}\n", r"uplink\.token: .*without spaces"),
+        ("actuator: {topic: 'lid/+'}\n", r"actuator\.topic: .*without \+ and #"),
+        ('bin_id: "a\\nb"\n', r"bin_id: .*one line"),
     ],
 )
 def test_errors_name_file_key_and_reason(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "bin.yaml").write_text(text)
     with pytest.raises(ConfigError, match=complaint):
         load(EdgeConfig, tmp_path / "bin.yaml")
+
+
+@pytest.mark.parametrize(
+    "text", ["0042", "34", "1_000", "12:30:45", "1.10", "no", "on", "yes", "2026-11-26", "0x1F", "0o17", "1e3", ".inf"]
+)
+def test_a_text_is_taken_as_it_is_written(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bin.yaml").write_text(
+        f"bin_id: {text}\ncamera: {{kind: simulator, source: {text}}}\nuplink: {{token: {text}}}\n"
+    )
+    config = load(EdgeConfig, tmp_path / "bin.yaml", [f"actuator.topic={text}", f"camera.split={text}"])
+    assert [config.bin_id, config.camera.source, config.uplink.token] == [text] * 3
+    assert [config.actuator.topic, config.camera.split] == [text] * 2
+    assert load(EdgeConfig, None, [f"bin_id={text}"]).bin_id == text
+    (tmp_path / "hub.yaml").write_text(f"token: {text}\n")
+    assert load(HubConfig, tmp_path / "hub.yaml").token == text
+
+
+def test_two_bins_of_numbered_names_stay_two(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("bin_id: 0042\n")
+    (tmp_path / "b.yaml").write_text("bin_id: 34\n")
+    assert [load(EdgeConfig, tmp_path / name).bin_id for name in ("a.yaml", "b.yaml")] == ["0042", "34"]
+
+
+def test_numbers_truth_values_and_nothing_are_read_where_the_model_asks_for_them(tmp_path: Path) -> None:
+    (tmp_path / "bin.yaml").write_text(
+        "threads: 1\ncamera: {items: null, fps: 2.5, labels: [glass, paper]}\nuplink: {url: ~}\n"
+        "actuator: {pins: {glass: 17}}\nlog: {path: }\n"
+    )
+    config = load(EdgeConfig, tmp_path / "bin.yaml", ["camera.seed=1_000", "trigger.adapt=5e-2"])
+    assert (config.threads, config.camera.items, config.camera.fps) == (1, None, 2.5)
+    assert (config.uplink.url, config.actuator.pins, config.log.path) == (None, {"glass": 17}, None)
+    assert (config.camera.labels, config.camera.seed, config.trigger.adapt) == (("glass", "paper"), 1000, 0.05)
+    pytest.importorskip("torch")
+    from training.config import TrainConfig
+
+    for text, value in (("auto", "auto"), ("true", True), ("no", False)):
+        assert load(TrainConfig, None, [f"recipe.bf16={text}"]).recipe.bf16 == value
 
 
 def test_missing_file_and_bad_overrides_are_errors(tmp_path: Path) -> None:
@@ -50,7 +94,7 @@ def test_every_training_file_that_ships_is_valid() -> None:
     pytest.importorskip("torch")
     from training.config import TrainConfig
 
-    files = sorted(CONFIG_FOLDER.glob("*.yaml"))
-    assert files
+    files = sorted([*CONFIG_FOLDER.glob("*.yaml"), *CONFIG_FOLDER.glob("teachers/*.yaml")])
+    assert len(files) >= 6
     for path in files:
         load(TrainConfig, path)

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_bundle import small_bundle
 
 from configs import load
 from edge_runtime import board, check, replay
 from edge_runtime.app import run
-from edge_runtime.classify import Classifier
-from edge_runtime.config import DEFAULT_BUNDLE, EdgeConfig
+from edge_runtime.choose import choose
+from edge_runtime.config import SHIPPED_BUNDLES, EdgeConfig
 from edge_runtime.health import days_left
 from edge_runtime.outbox import Outbox
 from vision.errors import ConfigError, StorageError
@@ -29,7 +30,7 @@ from vision.simulator.world import read_ledger
 
 ROOT = Path(__file__).parents[3]
 FILM = ROOT / "tests" / "replay" / "six-items.avi"
-SMALL = ("camera.width_px=160", "camera.height_px=120", "camera.fps=0")
+SMALL = ("camera.width_px=160", "camera.height_px=120", "camera.fps=0", f"bundle={small_bundle()}")
 
 
 def _config(tmp_path: Path, *more: str) -> EdgeConfig:
@@ -200,12 +201,12 @@ def test_a_bin_whose_bundle_is_damaged_runs_the_one_that_ships(
     tmp_path: Path, damage: Callable[[bytes], bytes | None]
 ) -> None:
     bundle = tmp_path / "new.onnx"
-    if (data := damage(DEFAULT_BUNDLE.read_bytes())) is not None:
+    if (data := damage(small_bundle().read_bytes())) is not None:
         bundle.write_bytes(data)
     health = run(_config(tmp_path, f"bundle={bundle}"))
     assert health.items == 6
     assert str(bundle) in health.settings
-    assert health.model == Classifier(DEFAULT_BUNDLE).manifest.model_id
+    assert health.model == choose(SHIPPED_BUNDLES, 2).classifier.manifest.model_id
 
 
 def test_the_log_is_bounded(tmp_path: Path) -> None:

@@ -259,3 +259,33 @@ def test_a_driver_that_does_not_come_back_is_told_wherever_it_hangs(
     over.set()
     camera.close()
     assert hung
+
+
+@pytest.mark.parametrize("source", ["0", "/dev/video0", "/dev/v4l/by-id/usb-Maker_Camera-video-index0"])
+def test_a_device_is_asked_for_its_size_whatever_it_is_called(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[int, float] = {}
+
+    class Video:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def isOpened(self) -> bool:
+            return True
+
+        def set(self, key: int, value: float) -> None:
+            asked[key] = value
+
+        def read(self) -> tuple[bool, np.ndarray]:
+            return True, np.zeros((48, 64, 3), np.uint8)
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Video)
+    config = CameraConfig(kind="device", source=source, width_px=1280, height_px=720)
+    camera, _ = open_camera(config, Path(), SystemClock())
+    try:
+        camera.read()
+    finally:
+        camera.close()
+    assert (asked[cv2.CAP_PROP_FRAME_WIDTH], asked[cv2.CAP_PROP_FRAME_HEIGHT]) == (1280, 720)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from small_bundle import small_bundle
 from typer.testing import CliRunner
 
 from configs import load
@@ -27,7 +28,7 @@ from vision.frames import Frame
 ROOT = Path(__file__).parents[3]
 _PREDICTION = Prediction(label="hazardous", confidence=0.6, second_label="", margin=0.6, unknown_score=0.0)
 FILM = ROOT / "tests" / "replay" / "six-items.avi"
-SMALL = ("camera.width_px=160", "camera.height_px=120", "camera.fps=0")
+SMALL = ("camera.width_px=160", "camera.height_px=120", "camera.fps=0", f"bundle={small_bundle()}")
 
 
 def _config(tmp_path: Path, *more: str) -> EdgeConfig:

@@ -70,13 +70,13 @@ class _Parts:
     def __init__(
         self,
         tmp_path: Path,
-        shipped: Path,
+        bundle: Path,
         camera: Callable[[World], Camera] | None = None,
         every_frame: Callable[[], None] = lambda: None,
     ) -> None:
         self.world = World(SimulatedItems(1), 4, (160, 120), 1, tmp_path / "truth.jsonl")
         self.rules, self.health, self.clock = load_rules(EdgeConfig().rules), Health("b"), SystemClock()
-        self.classifier, self.outbox = Classifier(shipped), Outbox(tmp_path / "o.sqlite", "b")
+        self.classifier, self.outbox = Classifier(bundle), Outbox(tmp_path / "o.sqlite", "b")
         self.lid = SimulatedLid(tuple(self.rules.streams), self.world)
         self.pipeline = Pipeline(
             camera(self.world) if camera else WorldCamera(self.world, 0, self.clock),
@@ -93,9 +93,9 @@ class _Parts:
 
 
 def test_a_fault_in_the_classifier_opens_the_lid_to_residual_and_the_bin_goes_on(
-    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = _Parts(tmp_path, shipped)
+    parts = _Parts(tmp_path, bundle)
     monkeypatch.setattr("edge_runtime.pipeline._RETRY_S", 0.0)
     healthy, broken = parts.classifier.classify, [True]
     monkeypatch.setattr(parts.classifier, "classify", lambda pixels: broken.pop() / 0 if broken else healthy(pixels))
@@ -109,9 +109,9 @@ def test_a_fault_in_the_classifier_opens_the_lid_to_residual_and_the_bin_goes_on
 
 
 def test_a_flap_that_is_stuck_is_not_told_as_recycling(
-    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = _Parts(tmp_path, shipped)
+    parts = _Parts(tmp_path, bundle)
     moves = parts.lid.open
 
     def stuck(stream: str) -> None:
@@ -131,9 +131,9 @@ def test_a_flap_that_is_stuck_is_not_told_as_recycling(
 
 
 def test_a_network_that_gives_nan_is_a_fault_whose_event_can_be_sent(
-    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = _Parts(tmp_path, shipped)
+    parts = _Parts(tmp_path, bundle)
     healthy = parts.classifier.classify
 
     def broken(pixels: Pixels) -> Classified:
@@ -153,11 +153,11 @@ def test_a_network_that_gives_nan_is_a_fault_whose_event_can_be_sent(
     }
 
 
-def test_housekeeping_that_fails_never_moves_the_lid(tmp_path: Path, shipped: Path) -> None:
+def test_housekeeping_that_fails_never_moves_the_lid(tmp_path: Path, bundle: Path) -> None:
     def full_disk() -> None:
         raise OSError(28, "No space left on device")
 
-    parts = _Parts(tmp_path, shipped, every_frame=full_disk)
+    parts = _Parts(tmp_path, bundle, every_frame=full_disk)
     parts.pipeline.run(threading.Event())
     cleared = [line.stream for line in read_ledger(tmp_path / "truth.jsonl") if line.what == "cleared"]
     batch = parts.outbox.peek(10)
@@ -205,9 +205,9 @@ def test_rule_books_that_ship_go_by_name_and_a_device_by_number(tmp_path: Path) 
 
 
 def test_an_outbox_that_refuses_is_counted_and_every_person_is_still_served(
-    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = _Parts(tmp_path, shipped)
+    parts = _Parts(tmp_path, bundle)
 
     def refuse(event: ItemEvent) -> int:
         raise StorageError("disk full")
@@ -219,7 +219,7 @@ def test_an_outbox_that_refuses_is_counted_and_every_person_is_still_served(
 
 
 def test_a_camera_that_fails_and_recovers_costs_no_item(
-    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Flaky:
         def __init__(self, world: World) -> None:
@@ -238,7 +238,7 @@ def test_a_camera_that_fails_and_recovers_costs_no_item(
             self.inner.close()
 
     monkeypatch.setattr("edge_runtime.pipeline._RETRY_S", 0.0)
-    parts = _Parts(tmp_path, shipped, Flaky)
+    parts = _Parts(tmp_path, bundle, Flaky)
     parts.pipeline.run(threading.Event())
     assert (parts.health.items, parts.outbox.depth(), parts.health.faults) == (4, 4, 0)
 
@@ -276,9 +276,9 @@ def _events(parts: _Parts) -> list[ItemEvent]:
 
 
 def test_an_item_that_is_not_clear_is_looked_at_again_and_the_looks_are_averaged(
-    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = _Parts(tmp_path, shipped)
+    parts = _Parts(tmp_path, bundle)
     parts.pipeline.board_w = 5.0
     _says(parts, monkeypatch, ("paper", 0.4), ("glass", 0.5), ("glass", 0.99))
     parts.pipeline.run(threading.Event())
@@ -290,9 +290,9 @@ def test_an_item_that_is_not_clear_is_looked_at_again_and_the_looks_are_averaged
 
 
 def test_a_hazard_in_any_look_opens_its_stream_gives_the_alarm_and_hurries(
-    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts, hurried = _Parts(tmp_path, shipped), []
+    parts, hurried = _Parts(tmp_path, bundle), []
     parts.pipeline.on_hazard = lambda: hurried.append(parts.outbox.depth())
     _says(parts, monkeypatch, ("paper", 0.4), ("hazardous", 0.6), ("glass", 0.99))
     parts.pipeline.run(threading.Event())
@@ -304,8 +304,8 @@ def test_a_hazard_in_any_look_opens_its_stream_gives_the_alarm_and_hurries(
     assert hurried == [1]  # its event is stored before it is sent
 
 
-def test_an_alarm_that_cannot_be_given_is_told(tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = _Parts(tmp_path, shipped)
+def test_an_alarm_that_cannot_be_given_is_told(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = _Parts(tmp_path, bundle)
     monkeypatch.setattr(parts.lid, "alarm", lambda reason: 1 / 0)
     _says(parts, monkeypatch, ("hazardous", 0.9))
     parts.pipeline.run(threading.Event())
@@ -315,7 +315,7 @@ def test_an_alarm_that_cannot_be_given_is_told(tmp_path: Path, shipped: Path, mo
 
 
 def test_a_bin_that_does_not_see_for_long_empties_its_chute_to_residual_and_says_how_often(
-    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Blind:
         def __init__(self, world: World) -> None:
@@ -337,7 +337,7 @@ def test_a_bin_that_does_not_see_for_long_empties_its_chute_to_residual_and_says
 
     monkeypatch.setattr("edge_runtime.pipeline._RETRY_S", 0.0)
     monkeypatch.setattr("edge_runtime.pipeline._BLIND_OPENS_MS", 300.0)
-    parts = _Parts(tmp_path, shipped, Blind)
+    parts = _Parts(tmp_path, bundle, Blind)
     parts.pipeline.run(threading.Event())
     ledger = read_ledger(tmp_path / "truth.jsonl")
     cleared = [line.stream for line in ledger if line.what == "cleared"]
@@ -348,7 +348,7 @@ def test_a_bin_that_does_not_see_for_long_empties_its_chute_to_residual_and_says
 
 @pytest.mark.parametrize("fault", ["it never rests", "every step fails"])
 def test_a_bin_that_cannot_work_for_long_empties_its_chute_to_residual_and_says_why(
-    tmp_path: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     rng = np.random.default_rng(0)
 
@@ -370,7 +370,7 @@ def test_a_bin_that_cannot_work_for_long_empties_its_chute_to_residual_and_says_
 
     monkeypatch.setattr("edge_runtime.pipeline._RETRY_S", 0.0)
     monkeypatch.setattr("edge_runtime.pipeline._BLIND_OPENS_MS", 200.0)
-    parts = _Parts(tmp_path, shipped, Restless)
+    parts = _Parts(tmp_path, bundle, Restless)
     if fault == "every step fails":
         monkeypatch.setattr(parts.pipeline.trigger, "step", lambda frame: 1 / 0)
     parts.pipeline.run(threading.Event())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.clock import Instant, SystemClock
-from edge_runtime.config import UplinkConfig, without_password
+from edge_runtime.config import UplinkConfig, without_secrets
 from edge_runtime.outbox import Outbox
 from edge_runtime.uplink import HttpTransport, Uplink, open_transport
 from vision.errors import ConfigError, UplinkError
@@ -27,12 +27,17 @@ Make = Callable[..., ItemEvent]
     ("url", "shown"),
     [
         ("mqtt://user:p@ss@host:1883", "mqtt://host:1883"),
-        ("rtsp://host/live?user=admin&password=secret&ch=1", "rtsp://host/live?user=admin&password=***&ch=1"),
+        ("rtsp://host/live?user=admin&password=secret&ch=1", "rtsp://host/live"),
+        ("http://cam/video.cgi?loginuse=admin&loginpas=secret", "http://cam/video.cgi"),
+        ("rtsp://admin:a/b@cam/1", "rtsp://cam/1"),
+        ("rtsp://admin:a?b#c@cam:554/1", "rtsp://cam:554/1"),
+        ("rtsp://admin@cam/1#t=secret", "rtsp://cam/1"),
+        ("/dev/v4l/by-id/usb-cam@1", "/dev/v4l/by-id/usb-cam@1"),
         ("https://hub.example.org/at@home", "https://hub.example.org/at@home"),
     ],
 )
-def test_no_password_is_shown(url: str, shown: str) -> None:
-    assert without_password(url) == shown
+def test_scheme_host_port_and_path_are_shown_and_no_secret(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
 
 
 def test_no_password_of_the_hub_is_told() -> None:

@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from training.cutout import FLOOR_PX, WORK_H, WORK_W, cut_out, floors, lay
+from training.cutout import WORK_H, WORK_W, cut_out, floors, lay
 from vision.datasets import open_dataset, read_image
+
+SIDE = 200
 
 
 def _board(height: int = 240, width: int = 320) -> np.ndarray:
@@ -48,10 +50,10 @@ def test_a_laid_item_keeps_its_colours_and_the_rest_is_floor() -> None:
     picture, mask = _board(), np.zeros((WORK_H, WORK_W), np.uint8)
     picture[80:160, 100:220] = (30, 30, 200)
     mask[40:80, 50:110] = 1
-    floor = np.full((FLOOR_PX, FLOOR_PX, 3), (120, 20, 20), np.uint8)
+    floor = np.full((SIDE, SIDE, 3), (120, 20, 20), np.uint8)
     for seed in range(20):
         laid = lay(picture, mask, floor, False, np.random.default_rng(seed)).astype(int)
-        assert laid.shape == (FLOOR_PX, FLOOR_PX, 3)
+        assert laid.shape == (SIDE, SIDE, 3)
         red = (laid[..., 2] > 3 * laid[..., 0]).mean()
         blue = (laid[..., 0] > 3 * laid[..., 2]).mean()
         assert 0.02 < red < 0.8
@@ -62,8 +64,8 @@ def test_a_laid_item_keeps_its_colours_and_the_rest_is_floor() -> None:
 
 def test_floors_are_varied_and_repeatable() -> None:
     others = [np.random.default_rng(9).integers(0, 255, (90, 160, 3), dtype=np.uint8)]
-    made, again = (floors(3, others, np.random.default_rng(1)) for _ in range(2))
+    made, again = (floors(3, others, SIDE, np.random.default_rng(1)) for _ in range(2))
     assert len(made) == 4
-    assert all(f.shape == (FLOOR_PX, FLOOR_PX, 3) and f.dtype == np.uint8 for f in made)
+    assert all(f.shape == (SIDE, SIDE, 3) and f.dtype == np.uint8 for f in made)
     assert all(np.array_equal(a, b) for a, b in zip(made, again, strict=True))
     assert not np.array_equal(made[0], made[1])

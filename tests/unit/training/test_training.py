@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,19 +17,14 @@ torch = pytest.importorskip("torch")
 
 from configs import load  # noqa: E402
 from training import checkpoint  # noqa: E402
-from training.config import TrainConfig  # noqa: E402
-from training.data import (  # noqa: E402
-    FOREIGN,
-    Pictures,
-    ahead,
-    epoch_batches,
-    epoch_length,
-    open_foreign_data,
-)
+from training.augment import _warp, augmented_input  # noqa: E402
+from training.config import RecipeConfig, TrainConfig  # noqa: E402
+from training.data import FOREIGN, Batches, Pictures, open_foreign_data, stream  # noqa: E402
 from training.models import build  # noqa: E402
-from training.recipes.finetune import finetune, load_trained, predict_logits  # noqa: E402
+from training.recipes.finetune import finetune, load_trained, predict_logits, prepare  # noqa: E402
 from vision.datasets import Sample, open_dataset  # noqa: E402
 from vision.errors import ConfigError, DatasetError  # noqa: E402
+from vision.preprocess import PreprocessSpec, preprocess  # noqa: E402
 from vision.simulator.dataset import simulator_dataset  # noqa: E402
 
 NETWORK = "resnet18"
@@ -121,9 +117,8 @@ def test_pictures_of_no_label_make_the_network_doubt(
     val = open_dataset(pictures).select("val")
 
     def certainty(folder: Path, samples: tuple[Sample, ...]) -> float:
-        logits = predict_logits(
-            load_trained(folder)[0], Pictures(samples), config.model.preprocess(), torch.device("cpu")
-        )
+        x_nhwc = prepare(samples, config.model.preprocess())
+        logits = predict_logits(load_trained(folder)[0], x_nhwc, torch.device("cpu"))
         return float(torch.softmax(torch.from_numpy(logits), 1).max(1).values.mean())
 
     doubts, trusts = (certainty(tmp_path / "run", d.samples) for d in (foreign, val))
@@ -131,27 +126,32 @@ def test_pictures_of_no_label_make_the_network_doubt(
     assert doubts < certainty(run, foreign.samples)  # a network that was not shown such pictures
 
 
-def test_a_teacher_is_trained_first_and_its_student_follows_it(pictures: Path, tmp_path: Path) -> None:
-    document = {
-        "data": {"root": str(pictures)}, "out": str(tmp_path / "run"),
-        "model": {"name": NETWORK, "weights": "scratch", "size_px": 48},
-        "recipe": {"epochs": 2, "batch_size": 16, "teacher_weight": 1.0, "cutmix": 0.5, "freeze": 2, "cut_out": 0.3},
-        "teacher": {
-            "model": {"name": "efficientnet_b0", "weights": "scratch", "size_px": 64},
-            "recipe": {"epochs": 1, "batch_size": 16},
-        },
-    }  # fmt: skip
-    (tmp_path / "c.yaml").write_text(json.dumps(document))  # JSON is YAML
-    config = load(TrainConfig, tmp_path / "c.yaml")
-    finetune(config)
-    _, labels, _ = load_trained(tmp_path / "run")
-    taught, its_labels, _ = load_trained(tmp_path / "run" / "teacher")
-    assert labels == its_labels
-    assert taught.head.in_features == 1280
-    history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
-    assert len(history) == 2
-    finetune(config)  # a finished run is left alone
-    assert len((tmp_path / "run" / "teacher" / "history.jsonl").read_text().splitlines()) == 1
+def test_a_student_follows_its_teachers_whatever_their_size(
+    settings: list[str], run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    other = _config(settings, tmp_path / "other", "model.name=efficientnet_b0", "model.size_px=64", "recipe.epochs=1")
+    finetune(other)
+    assert load_trained(other.out)[0].head.in_features == 1280
+    recipe = (
+        "recipe.epochs=2",
+        "recipe.teacher_weight=1.0",
+        "recipe.cutmix=0.5",
+        "recipe.freeze=2",
+        "recipe.cut_out=0.3",
+    )
+    student = _config(settings, tmp_path / "run", *recipe, f"teachers=[{run},{other.out}]")
+    finetune(student)
+    assert len((student.out / "history.jsonl").read_text().splitlines()) == 2
+    alone = student.model_copy(update={"teachers": (other.out,)})
+    with pytest.raises(ConfigError, match="another configuration"):  # other teachers, another run
+        finetune(alone)
+    three = _config(settings, tmp_path / "three", f"teachers=[{run}]", "recipe.epochs=1")
+    (pictures_of_two := tmp_path / "two").mkdir()
+    for label in ("organic", "e_waste"):
+        (pictures_of_two / label).symlink_to(pictures / "images" / label)
+    two = three.data.model_copy(update={"root": pictures_of_two})
+    with pytest.raises(ConfigError, match=r"teachers: .* knows cardboard, .*this run's labels are"):
+        finetune(three.model_copy(update={"data": two}))
 
 
 def test_frozen_stages_keep_their_weights_and_statistics(settings: list[str], tmp_path: Path) -> None:
@@ -172,40 +172,61 @@ def test_frozen_stages_keep_their_weights_and_statistics(settings: list[str], tm
     assert not same[5]
 
 
-def test_workers_together_make_exactly_the_batches_of_one(pictures: Path) -> None:
-    train = open_dataset(pictures).select("train")
-    labels = sorted(train.labels())
-    targets = np.array([labels.index(s.label) for s in train.samples])
+def _batches(pictures: Path, seed: int, worker: tuple[int, int] = (0, 1), **recipe: Any) -> Batches:
+    samples = open_dataset(pictures).select("train").samples
+    targets = np.arange(len(samples))
     targets[::7] = FOREIGN
-    spec = TrainConfig().model.preprocess()
+    settings = RecipeConfig(batch_size=16, foreign=0.1, **recipe)
+    return Batches(Pictures(samples), targets, TrainConfig().model.preprocess(), settings, seed, worker=worker)
 
-    def batches(worker: tuple[int, int]) -> list:
-        made = epoch_batches(Pictures(train.samples), targets, spec, 16, (1, 2), 0.0, foreign=0.1, worker=worker)
-        return list(ahead(made))
 
-    whole, parts = batches((0, 1)), [batches((rank, 2)) for rank in range(2)]
-    assert sum(len(y) for _, y in whole) == epoch_length(targets, 0.1) // 16 * 16  # a batch of one is left out
-    assert len(parts[0]) == len(parts[1])
-    for (x, y), (x0, y0), (x1, y1) in zip(whole, *parts, strict=False):
+def test_workers_together_make_exactly_the_batches_of_one(pictures: Path) -> None:
+    whole, parts = _batches(pictures, 1), [_batches(pictures, 1, (rank, 2)) for rank in range(2)]
+    assert whole.steps == parts[0].steps == parts[1].steps == whole.length // 16  # a batch of one is left out
+    for step in range(whole.steps):
+        (x, y), (x0, y0), (x1, y1) = (batches[2, step] for batches in (whole, *parts))
         assert np.array_equal(x[0::2], x0)
         assert np.array_equal(x[1::2], x1)
         assert np.array_equal(np.concatenate([y[0::2], y[1::2]]), np.concatenate([y0, y1]))
 
 
-def test_epochs_are_equal_for_equal_keys_and_cover_every_picture(pictures: Path) -> None:
+def test_an_epoch_is_the_same_whoever_makes_it_and_covers_every_picture(pictures: Path) -> None:
+    batches = _batches(pictures, 0)
+    in_thread, in_processes = (list(stream(batches, range(2), workers, pin=False)) for workers in (0, 2))
+    assert len(in_thread) == len(in_processes) == 2 * batches.steps
+    for (x, y), (x_too, y_too) in zip(in_thread, in_processes, strict=True):
+        assert torch.equal(x, x_too)
+        assert torch.equal(y, y_too)
+    first, second = in_thread[: batches.steps], in_thread[batches.steps :]
+    order, later = ([int(t) for _, ys in part for t in ys] for part in (first, second))
     samples = open_dataset(pictures).select("train").samples
-    spec = TrainConfig().model.preprocess()
-    targets = np.arange(len(samples))
+    labelled = {i for i in range(len(samples)) if i % 7}
+    left_out = batches.length % 16 if batches.length % 16 < 2 else 0
+    assert len(labelled - set(order)) <= left_out
+    assert order != later
+    assert not torch.equal(first[0][0], second[0][0])
+    assert not np.array_equal(_batches(pictures, 1)[0, 0][0], batches[0, 0][0])
 
-    def epoch(seed: int, number: int) -> tuple[np.ndarray, list[int]]:
-        batches = list(epoch_batches(Pictures(samples), targets, spec, 32, (seed, number), 1.0))
-        return batches[0][0], [int(t) for _, ts in batches for t in ts]
 
-    first, order = epoch(0, 0)
-    assert sorted(order) == list(range(len(samples)))
-    assert np.array_equal(first, epoch(0, 0)[0])
-    assert not np.array_equal(first, epoch(0, 1)[0])
-    assert epoch(1, 0)[1] != order
+def test_a_set_named_in_repeat_is_shown_so_often_and_differently(pictures: Path) -> None:
+    samples = open_dataset(pictures).select("train").samples[:20]
+    shown = np.array([3] * 5 + [1] * 15)
+    batches = Batches(
+        Pictures(samples), np.arange(20), TrainConfig().model.preprocess(), RecipeConfig(batch_size=30), 0,
+        repeats_n=shown,
+    )  # fmt: skip
+    x, y = batches[0, 0]
+    assert np.bincount(y).tolist() == shown.tolist()
+    showings = x[y == 0]
+    assert not np.array_equal(showings[0], showings[1])
+
+
+def test_a_repeat_of_no_set_is_an_error_that_names_the_sets(
+    settings: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    config = _config(settings, tmp_path, f"data.also=[{pictures}]", "data.repeat={nosuch: 2}")
+    with pytest.raises(DatasetError, match=r"data\.repeat: no set is named nosuch; sets: .*pictures"):
+        finetune(config)
 
 
 def test_a_picture_that_cannot_be_read_stops_training_with_its_name(pictures: Path, tmp_path: Path) -> None:
@@ -217,16 +238,30 @@ def test_a_picture_that_cannot_be_read_stops_training_with_its_name(pictures: Pa
         Pictures(samples).read_all()  # before an hour of training, val too
 
 
-def test_augmentation_keeps_type_and_leaves_the_original_alone() -> None:
-    from training.augment import augment
-
+def test_augmentation_gives_network_inputs_and_leaves_the_original_alone() -> None:
     picture = cv2.resize(np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8), (160, 120))
     before = picture.copy()
-    differs = 0
-    for seed in range(30):
-        changed = augment(picture, np.random.default_rng(seed), 1.0)
-        assert (changed.shape, changed.dtype) == (picture.shape, np.uint8)
-        differs += not np.array_equal(changed, picture)
+    for spec in (PreprocessSpec(96, 64, "stretch", "bgr"), PreprocessSpec(64, 64, "crop", "rgb")):
+        differs = 0
+        for seed in range(30):
+            changed = augmented_input(picture, spec, np.random.default_rng(seed), 1.0)
+            assert (changed.shape, changed.dtype) == ((1, spec.height_px, spec.width_px, 3), np.uint8)
+            differs += not np.array_equal(changed, preprocess(picture, spec))
+        assert differs == 30
+        assert np.array_equal(augmented_input(picture, spec, np.random.default_rng(0), 0.0), preprocess(picture, spec))
     assert np.array_equal(picture, before)
-    assert differs == 30
-    assert augment(picture, np.random.default_rng(0), 0.0) is picture
+
+
+def test_augmentation_without_strength_sees_what_the_bin_sees() -> None:
+    """The one warp of training and the bin's resize agree where nothing is changed: not half a pixel apart."""
+    y, x = np.mgrid[0:240, 0:320]
+    smooth = np.stack([x * 255 / 319, y * 255 / 239, (x + y) * 255 / 558], -1).astype(np.uint8)
+    spec = PreprocessSpec(64, 64, "stretch", "bgr")
+    straight = np.array([[320 / 64, 0], [0, 240 / 64]])
+    centre = np.array([160.0, 120.0])
+    image, matrix = smooth, straight
+    while np.hypot(*matrix).min() >= 2:
+        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        matrix, centre = matrix / 2, centre / 2
+    warped = _warp(image, matrix, centre, spec)
+    assert np.abs(warped.astype(int) - preprocess(smooth, spec)[0].astype(int)).max() <= 2

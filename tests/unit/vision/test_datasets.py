@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision.datasets import Sample, merge, open_dataset, read_label_map, split_by_group
+from vision.datasets import Sample, merge, open_dataset, read_index, read_label_map, split_by_group
 from vision.errors import DatasetError
 
 
@@ -212,3 +212,24 @@ def test_no_group_is_on_both_sides_of_a_split(pairs: list[tuple[str, int]]) -> N
         sides.setdefault(sample.group, set()).add(sample.split)
     assert all(len(side) == 1 for side in sides.values())
     assert split == split_by_group(reversed(samples), 0.3)
+
+
+def test_an_index_written_on_windows_is_read(picture_folder: Path) -> None:
+    rows = [
+        "path,label",
+        *(f"{p.parent.name}\\{p.name},{p.parent.name}" for p in sorted(picture_folder.rglob("*.png"))),
+    ]
+    (picture_folder / "index.csv").write_text("\r\n".join(rows))
+    dataset = read_index(picture_folder / "index.csv")
+    assert dataset.counts() == {"glass": 12, "paper": 12}
+    assert dataset.samples[0].name == "glass/00.png"
+
+
+def test_files_that_are_no_pictures_are_told_by_suffix(picture_folder: Path) -> None:
+    for i in range(3):
+        (picture_folder / "glass" / f"{i}.heic").write_bytes(b"from a telephone")
+    assert dict(open_dataset(picture_folder).left_out) == {".heic files": 3}
+    for path in picture_folder.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(DatasetError, match=r"no picture in it; found 3 \.heic"):
+        open_dataset(picture_folder)

@@ -1,6 +1,8 @@
 """read_image: a picture, upright, or an error that names the file."""
 
+import os
 import struct
+import threading
 import zlib
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vision.datasets import image_paths, read_image
+from vision.datasets import image_paths, read_image, scan, shown
 from vision.errors import ImageError
 
 
@@ -94,3 +96,125 @@ def test_image_paths_are_sorted_and_leave_hidden_files_out(tmp_path: Path) -> No
         path.parent.mkdir(exist_ok=True)
         path.touch()
     assert [p.relative_to(tmp_path).as_posix() for p in image_paths(tmp_path)] == ["a/1.png", "b/2.JPG"]
+
+
+def test_a_jpeg_whose_middle_is_missing_is_damaged_although_its_end_is_there(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    noisy = np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)
+    data = cv2.imencode(".jpg", noisy)[1].tobytes()
+    path = tmp_path / "broken.jpg"
+    for keep in (1 / 3, 0.8):
+        path.write_bytes(data[: int(len(data) * keep)] + b"\xff\xd9")
+        with pytest.raises(ImageError, match=r"broken\.jpg: the picture is damaged; a part of it is missing"):
+            read_image(path)
+    path.write_bytes(data[:-2] + bytes(40) + b"\xff\xd9")  # cameras pad their pictures
+    assert read_image(path).shape == (240, 320, 3)
+    assert "JPEG" not in capfd.readouterr().err  # libjpeg's own words are taken, not shown beside ours
+
+
+def test_what_others_write_to_standard_error_while_pictures_are_decoded_is_kept(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jpg"
+    cv2.imwrite(str(path), cv2.resize(_photo(), (1600, 1200)))
+    written, done = 0, threading.Event()
+
+    def write() -> None:
+        nonlocal written
+        while not done.is_set():
+            os.write(2, b"somebody else\n")
+            written += 1
+
+    other = threading.Thread(target=write)
+    other.start()
+    for _ in range(8):
+        read_image(path)
+    done.set()
+    other.join()
+    assert written > 8
+    assert capfd.readouterr().err.count("somebody else\n") == written
+
+
+def _transparent(hidden: tuple[int, int, int], kind: np.dtype | type = np.uint8) -> np.ndarray:
+    """A grey square on a transparent ground whose hidden colour nobody sees."""
+    full = np.iinfo(kind).max
+    picture = np.zeros((60, 80, 4), kind)
+    picture[..., :3] = np.array(hidden) / 255 * full
+    picture[20:40, 30:50] = (full // 2, full // 2, full // 2, full)
+    return picture
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tiff"])
+def test_a_transparent_picture_is_seen_on_white_whatever_colour_is_hidden(
+    tmp_path: Path, suffix: str, kind: type
+) -> None:
+    if kind is np.uint16 and suffix == ".webp":
+        pytest.skip("WebP has 8 bits")
+    for hidden in ((0, 0, 0), (10, 200, 30)):
+        path = tmp_path / f"a{suffix}"
+        cv2.imwrite(str(path), _transparent(hidden, kind), [cv2.IMWRITE_WEBP_QUALITY, 101])
+        pixels = read_image(path)
+        assert (pixels[5, 5].tolist(), pixels.dtype) == ([255, 255, 255], np.uint8)
+        assert np.abs(pixels[30, 40].astype(int) - 127).max() <= 1
+    half = _transparent((0, 0, 0))
+    half[..., 3] = 128
+    half[..., :3] = 0
+    cv2.imwrite(str(tmp_path / "half.png"), half)
+    assert np.abs(read_image(tmp_path / "half.png").astype(int) - 127).max() <= 1
+
+
+def test_a_transparent_picture_that_exif_turns_is_composed_upright(tmp_path: Path) -> None:
+    picture = np.full((60, 80, 4), 255, np.uint8)
+    picture[:, :, :3] = np.random.default_rng(0).integers(0, 255, (60, 80, 3))
+    picture[:30, :, 3] = 0  # the upper half is not seen
+    path = tmp_path / "turned.png"
+    cv2.imwrite(str(path), picture)
+    data = path.read_bytes()
+    exif = b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x03\x00\x00\x00\x00\x00\x00"  # 180
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    path.write_bytes(data[:33] + chunk + data[33:])
+    pixels = read_image(path)
+    lower_is_white = bool((pixels[30:] == 255).all())
+    upper_is_white = bool((pixels[:30] == 255).all())
+    assert lower_is_white != upper_is_white
+    colour = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    seen = pixels[:30] if lower_is_white else pixels[30:]
+    assert np.array_equal(seen, colour[:30] if lower_is_white else colour[30:])
+
+
+def test_what_opencv_decodes_is_a_picture_and_the_rest_is_counted_by_suffix(tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "paper"
+    folder.mkdir(parents=True)
+    jpeg = cv2.imencode(".jpg", _photo())[1].tobytes()
+    for name in ("a.jfif", "b.JPE", "c.jpg", "no-suffix", "d.photo"):
+        (folder / name).write_bytes(jpeg)
+    (folder / "damaged.jpg").write_bytes(b"no picture")
+    for name in ("phone.heic", "phone2.HEIC", "notes.txt"):
+        (folder / name).write_bytes(b"something else")
+    (tmp_path / "set" / "README.md").write_text("about the set")
+    pictures, others = scan(tmp_path / "set")
+    assert [p.name for p in pictures] == ["a.jfif", "b.JPE", "c.jpg", "d.photo", "damaged.jpg", "no-suffix"]
+    assert dict(others) == {".heic": 2, ".txt": 1}
+    assert read_image(folder / "a.jfif").shape == (120, 160, 3)
+
+
+def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    (tmp_path / "set" / "glass").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "paper").mkdir(parents=True)
+    for folder in (tmp_path / "set" / "glass", tmp_path / "elsewhere" / "paper"):
+        cv2.imwrite(str(folder / "a.png"), _photo())
+    (tmp_path / "set" / "paper").symlink_to("../elsewhere/paper")
+    (tmp_path / "set" / "glass" / "round").symlink_to("..")
+    (tmp_path / "elsewhere" / "paper" / "back").symlink_to(tmp_path / "set")
+    found = [p.relative_to(tmp_path / "set").as_posix() for p in image_paths(tmp_path / "set")]
+    assert found == ["glass/a.png", "paper/a.png"]
+
+
+def test_a_name_that_is_not_utf_8_is_shown_escaped(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"gr\xfcn.jpg")
+    assert shown(path).endswith(r"gr\xfcn.jpg")
+    with pytest.raises(ImageError, match=r"gr\\xfcn\.jpg: cannot be read") as caught:
+        read_image(path)
+    str(caught.value).encode()

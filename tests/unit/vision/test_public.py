@@ -30,6 +30,8 @@ GOOD = _archive({"set/glass/a.jpg": PICTURE, "set/paper/b.jpg": PICTURE, "__MACO
 _PACKED = bytearray(_archive({"set/glass/a.jpg": PICTURE * 4}, zipfile.ZIP_DEFLATED))
 _PACKED[60:70] = bytes(byte ^ 0xFF for byte in _PACKED[60:70])  # within what was packed
 DAMAGED = bytes(_PACKED)
+DOTNET = _archive({"set\\glass\\a.jpg": PICTURE, "set\\paper\\b.jpg": PICTURE, "set\\": b""})
+EVIL_DOTNET = _archive({"..\\outside.txt": b"x"})
 EVIL = _archive({"set/glass/a.jpg": PICTURE, "../outside.txt": b"x"})
 
 
@@ -45,7 +47,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n" % len(GOOD) + GOOD[: len(GOOD) // 2])
             return
         bodies = {
-            "/good.zip": GOOD, "/evil.zip": EVIL, "/page.zip": b"<html>log in</html>", "/cut.zip": GOOD,
+            "/good.zip": GOOD, "/evil.zip": EVIL, "/dotnet.zip": DOTNET, "/evil-dotnet.zip": EVIL_DOTNET,
+            "/page.zip": b"<html>log in</html>", "/cut.zip": GOOD,
             "/damaged.zip": DAMAGED,
         }  # fmt: skip
         body = bodies.get(self.path)
@@ -89,6 +92,7 @@ def test_a_set_is_fetched_checked_and_can_be_read(server: str, tmp_path: Path) -
     [
         ("/good.zip", "0" * 64, "was expected. Nothing was unpacked"),
         ("/evil.zip", None, "outside of the folder"),
+        ("/evil-dotnet.zip", None, "outside of the folder"),
         ("/page.zip", None, "not a readable zip"),
         ("/damaged.zip", None, "not a readable zip"),
         ("/none.zip", None, "cannot be downloaded"),
@@ -103,6 +107,12 @@ def test_what_is_wrong_is_refused_and_leaves_nothing(
         fetch("trashnet", tmp_path / "set", server + path, sha256)
     assert list(tmp_path.iterdir()) == []
     assert not (tmp_path.parent / "outside.txt").exists()
+
+
+def test_a_zip_packed_on_windows_has_folders(server: str, tmp_path: Path) -> None:
+    assert fetch("trashnet", tmp_path / "set", f"{server}/dotnet.zip").files == 2
+    assert open_dataset(tmp_path / "set").labels() == {"glass", "paper"}
+    assert sorted(p.name for p in (tmp_path / "set").iterdir()) == ["SOURCE.md", "set"]
 
 
 def test_bad_names_and_addresses(tmp_path: Path) -> None:
