@@ -23,6 +23,7 @@ class DataConfig(StrictModel):
         foreign_simulated: such pictures from the simulator: items of other labels.
         label_map: JSON file, name in the data -> label.
         simulator_images: pictures to render where `root` is None; a fifth of them is the val split.
+        note: what whoever ships a bundle must know of the data; it is written into the manifest beside the licences.
         drop_suspect: leave out training pictures whose label the set's maker doubts.
     """
 
@@ -34,6 +35,7 @@ class DataConfig(StrictModel):
     label_map: Path | None = None
     simulator_images: int = Field(default=3000, ge=50)
     drop_suspect: bool = True
+    note: str = ""
 
 
 class ModelConfig(StrictModel):

@@ -39,9 +39,9 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         _replace(self.backbone, self.head_path, nn.Identity())
         own = getattr(self.backbone, "default_cfg", {})  # timm's networks bring theirs
-        mean_c = 255.0 * torch.tensor(own.get("mean", IMAGENET_MEAN))
-        std_c = 255.0 * torch.tensor(own.get("std", IMAGENET_STD))
-        if len(set(std_c.tolist())) == 1:  # then int8 can take the camera's bytes as they are, if the mean is one
+        mean, std = own.get("mean", IMAGENET_MEAN), own.get("std", IMAGENET_STD)
+        mean_c, std_c = 255.0 * torch.tensor(mean), 255.0 * torch.tensor(std)
+        if len(set(std)) == 1:  # then int8 can take the camera's bytes as they are, if the mean is a byte too
             mean_c = torch.floor(mean_c + 0.5)
         self.register_buffer("mean_c", mean_c, persistent=False)
         self.register_buffer("inverse_std_c", 1 / std_c, persistent=False)

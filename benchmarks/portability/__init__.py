@@ -1,1 +1,1 @@
-"""Int8 on other processors, emulated: see run.sh."""
+"""The shipped bundles on other processors: see run.sh."""

@@ -1,34 +1,29 @@
-"""Write the pictures as the bin would see them, and the graphs to compare: U8S8, S8S8, U8S8 with weights of 7 bits."""
+"""Write val pictures as the bin would see them: prepare.py FOLDER COUNT."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from training.data import open_training_data
-from training.quantize import Scheme, quantized_graph
-from training.recipes.finetune import load_trained
+from edge_runtime.config import FLOAT_BUNDLE, INT8_BUNDLE
 from vision.bundle import read_manifest
-from vision.datasets import read_image
+from vision.datasets import open_dataset, read_image
 from vision.preprocess import preprocess
 
 
 def main() -> None:
-    """Arguments: float bundle (beside its run), folder to write to, number of pictures."""
-    bundle, work, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    manifest = read_manifest(bundle)
-    run = bundle.parent
-    _, _, config = load_trained(run)
-    train, val = open_training_data(config.data, config.seed, run / "pictures")
-    chosen = np.unique(np.linspace(0, len(val.samples) - 1, count).astype(int))
-    samples = [val.samples[i] for i in chosen]
+    """Arguments: folder to write to, number of pictures, drawn evenly over TrashNet's val."""
+    work, count = Path(sys.argv[1]), int(sys.argv[2])
+    manifest = read_manifest(INT8_BUNDLE)
+    samples = open_dataset(Path("../shared/data/trashnet")).select("val").samples
+    chosen = [samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, count).astype(int))]
     np.save(
-        work / "pictures.npy", np.concatenate([preprocess(read_image(s.path), manifest.preprocess) for s in samples])
+        work / "pictures.npy", np.concatenate([preprocess(read_image(s.path), manifest.preprocess) for s in chosen])
     )
-    np.save(work / "truth.npy", np.array([manifest.labels.index(s.label) for s in samples]))
-    (work / "u8s8.onnx").write_bytes(quantized_graph(bundle, manifest, train, Scheme()))
-    (work / "s8s8.onnx").write_bytes(quantized_graph(bundle, manifest, train, Scheme(activations="int8")))
-    (work / "u8s7.onnx").write_bytes(quantized_graph(bundle, manifest, train, Scheme(seven_bits=True)))
+    np.save(work / "truth.npy", np.array([manifest.labels.index(s.label) for s in chosen]))
+    shutil.copy(INT8_BUNDLE, work / "int8.onnx")
+    shutil.copy(FLOAT_BUNDLE, work / "float.onnx")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a user types, and what they get when they mistype."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def _binsight(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ["data", "split"],
         ["edge", "run"],
         ["edge", "requeue"],
+        ["edge", "bench"],
         ["hub", "serve"],
         ["hub", "aggregate"],
     ],
@@ -62,6 +64,35 @@ def test_bad_pictures_are_lines_and_not_the_end(tmp_path: Path) -> None:
     assert table.stdout.splitlines()[0].split()[:2] == ["a.jpg", rows[0]["label"]]
     assert "error: " in table.stdout.splitlines()[1]
     assert _binsight("classify", "b.jpg", cwd=tmp_path).returncode == 1
+
+
+def test_a_name_that_is_not_utf_8_is_told_escaped_at_every_door_and_the_rest_is_done(tmp_path: Path) -> None:
+    strange = os.fsdecode(b"gr\xfcn.jpg")
+    for i, label in enumerate(("glass", "paper")):
+        for k in range(4):
+            path = tmp_path / "set" / label / (strange if k == 0 else f"{k}.jpg")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture = cv2.imencode(".jpg", render(label, 160, 120, 10 * i + k))[1].tobytes()
+            path.write_bytes(picture)
+    shown = r"gr\xfcn.jpg"
+    for form in ("table", "jsonl"):
+        done = _binsight("classify", "set", "--format", form, cwd=tmp_path)
+        assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 8)
+    table = _binsight("classify", f"set/glass/{strange}", cwd=tmp_path)
+    assert table.stdout.startswith(r"set/glass/gr\udcfcn.jpg") or shown in table.stdout
+    done = _binsight("data", "split", "--data", "set", cwd=tmp_path)
+    assert done.returncode == 0
+    assert sum(shown in line and "not UTF-8" in line for line in done.stdout.splitlines()) == 2
+    assert (tmp_path / "set" / "splits.csv").read_text().count(".jpg") == 2 * 6  # path and group
+    (tmp_path / "set" / "splits.csv").unlink()
+    done = _binsight("data", "check", "--data", "set", cwd=tmp_path)
+    assert (shown in done.stdout, "Traceback" in done.stderr) == (True, False)
+    arguments = ["--data", "set", "--split", "", "--out", "report", "--predictions", "rows.jsonl"]
+    done = _binsight("evaluate", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["pictures"] == 8
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 8
+    assert (tmp_path / "report" / "evaluation.html").is_file()
 
 
 def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +127,36 @@ def hub_with_statistics(tmp_path: Path) -> Iterator[str]:
     hub.stdout.close()
 
 
+@pytest.fixture
+def behind_a_path(hub_with_statistics: str) -> Iterator[str]:
+    """The hub as a city's proxy shows it: at /binsight of another address, and nothing at its root."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            inside = self.path.removeprefix("/binsight") or "/"
+            if inside == self.path:
+                self.send_error(404)
+                return
+            with urllib.request.urlopen(hub_with_statistics + inside) as answer:
+                body, kind = answer.read(), answer.headers["Content-Type"]
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/binsight"
+        server.shutdown()
+
+
 @pytest.mark.page
-def test_page_shows_the_statistics_in_a_real_browser(hub_with_statistics: str, tmp_path: Path) -> None:
+def test_page_shows_the_statistics_in_a_real_browser_behind_a_path_too(
+    hub_with_statistics: str, behind_a_path: str, tmp_path: Path
+) -> None:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
     from playwright.sync_api import sync_playwright
@@ -160,6 +190,11 @@ def test_page_shows_the_statistics_in_a_real_browser(hub_with_statistics: str, t
         page.reload()
         page.wait_for_selector("#bins tbody tr")
         assert page.inner_text("#diverted") == "–"  # where the law knows no mixed waste, nothing is kept out of it
+        page.unroute("**/v1/statistics?by=stream")
+        for address in (behind_a_path, behind_a_path + "/"):
+            page.goto(address)
+            page.wait_for_selector("#bins tbody tr")
+            assert page.inner_text("#items") == "45"
         browser.close()
     assert troubles == []
     assert threading.active_count() < 50

@@ -1,11 +1,20 @@
 """One training run on simulator pictures, and its bundles, for all tests here. Torch is loaded when it is used."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from configs import load
 from vision.simulator.dataset import simulator_dataset
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_calibration_pictures() -> Iterator[None]:
+    """Calibrate int8 on 16 pictures: the histograms of 128 take longer than the rest of the tests of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.quantize.CALIBRATION_PICTURES", 16)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,20 +5,26 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
+from configs import load  # noqa: E402
+from edge_runtime.classify import Classifier  # noqa: E402
 from training import checkpoint  # noqa: E402
 from training.commands import app  # noqa: E402
+from training.config import TrainConfig  # noqa: E402
 from training.data import Pictures, open_training_data  # noqa: E402
-from training.evaluate import evaluate, open_session, run_graph, trained_groups, with_foreign  # noqa: E402
+from training.evaluate import Outputs, evaluate, open_session, run_graph, trained_groups, with_foreign  # noqa: E402
 from training.export import compare_with_torch, export  # noqa: E402
 from training.models import build  # noqa: E402
-from training.quantize import VIEWS, compare, quantize, views  # noqa: E402
-from training.recipes.finetune import load_trained  # noqa: E402
+from training.quantize import VIEWS, compare, part, quantize, views  # noqa: E402
+from training.recipes.finetune import finetune, load_trained  # noqa: E402
 from training.report import write_evaluation, write_report  # noqa: E402
 from training.warmstart import warm_start  # noqa: E402
 from vision.bundle import read_bundle, read_manifest, write_bundle  # noqa: E402
@@ -26,6 +32,7 @@ from vision.datasets import UNKNOWN, open_dataset, read_image  # noqa: E402
 from vision.errors import BundleError, ConfigError, DatasetError  # noqa: E402
 from vision.preprocess import preprocess  # noqa: E402
 from vision.simulator.dataset import simulator_dataset  # noqa: E402
+from vision.simulator.scene import render  # noqa: E402
 
 
 def test_float_bundle_agrees_with_torch_and_both_precisions_are_stamped(bundles: tuple[Path, Path], run: Path) -> None:
@@ -40,8 +47,9 @@ def test_float_bundle_agrees_with_torch_and_both_precisions_are_stamped(bundles:
             model(torch.from_numpy(preprocess(p, config.model.preprocess())))[0].numpy() for p in Pictures(val.samples)
         ]
     assert [labels[int(row.argmax())] for row in rows] == [p.label for p in result.predictions]
-    assert np.abs(np.concatenate(rows) - result.outputs.logits_nk).max() <= 1e-3
-    spoiled = replace(result.outputs, logits_nk=result.outputs.logits_nk + np.float32(0.002))
+    torch_nk = np.concatenate(rows)
+    assert np.abs(torch_nk - result.outputs.logits_nk).max() <= 0.02  # its weights have 16 bits
+    spoiled = replace(result.outputs, logits_nk=torch_nk + np.float32(0.002))
     with pytest.raises(BundleError, match="does not agree with torch: 0 of"):
         compare_with_torch(model, config.model.preprocess(), Pictures(val.samples), spoiled)
     assert int8_manifest.lineage["checkpoint_sha256"] == float_manifest.lineage["checkpoint_sha256"]
@@ -233,3 +241,76 @@ def test_evaluating_on_labels_that_the_bundle_lacks_is_an_error(
 ) -> None:
     with pytest.raises(DatasetError, match="does not know glass, paper"):
         evaluate(bundles[0], open_dataset(picture_folder))
+
+
+def test_no_sum_of_two_products_of_int8_can_saturate_in_16_bits(bundles: tuple[Path, Path]) -> None:
+    """A uint8 activation of 255 times two weights of at most 64: an x86 without VNNI adds these in 16 bits."""
+    graph = onnx.load(str(bundles[1])).graph
+    arrays = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    weights = [a for a in arrays.values() if a.dtype == np.int8 and a.ndim > 1]
+    assert len(weights) >= 20
+    assert all(2 * 255 * int(np.abs(w.astype(int)).max()) < 2**15 for w in weights)
+
+
+def test_what_this_processor_computes_may_not_part_from_the_exact_computation() -> None:
+    rng = np.random.default_rng(0)
+    logits, embeddings = rng.normal(0, 3, (400, 6)).astype(np.float32), rng.normal(0, 1, (400, 64)).astype(np.float32)
+    exact = Outputs(logits, embeddings, np.zeros(400), np.zeros(400))
+    rounded = replace(exact, logits_nk=logits + 0.01, embeddings_nd=embeddings + rng.normal(0, 0.01, (400, 64)))
+    assert not part(rounded, exact).too_much()
+    moved = embeddings.copy()
+    moved[:40] = rng.normal(0, 1, (40, 64))  # one in ten saturates
+    gap = part(replace(exact, embeddings_nd=moved), exact)
+    assert gap.too_much()
+    assert gap.least_cosine < 0.5
+    other = logits.copy()
+    other[:8] = other[:8, ::-1]
+    assert part(replace(exact, logits_nk=other), exact).too_much()
+    assert "of 400 labels differ from the exact computation" in gap.words()
+
+
+def test_a_graph_that_this_processor_computes_wrongly_is_no_bundle(
+    bundles: tuple[Path, Path], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, config = load_trained(run)
+    train, val = open_training_data(config.data, config.seed, run / "pictures")
+    monkeypatch.setattr("training.quantize.MAX_ACCURACY_LOSS", 1.0)
+    monkeypatch.setattr("training.quantize.MAX_LABEL_LOSS", 1.0)
+    monkeypatch.setattr("training.quantize.MIN_MEAN_COSINE", 1.1)
+    with pytest.raises(BundleError, match=r"this processor computes the int8 graph wrongly: .*labels differ"):
+        quantize(bundles[0], tmp_path / "int8.onnx", train, val)
+    assert not (tmp_path / "int8.onnx").exists()
+
+
+def test_weights_are_stored_in_16_bits_and_computed_with_in_32(bundles: tuple[Path, Path]) -> None:
+    graph = onnx.load(str(bundles[0])).graph
+    halves = [i for i in graph.initializer if i.data_type == onnx.TensorProto.FLOAT16]
+    assert sum(np.prod(i.dims) for i in halves) > 10_000_000  # resnet18's
+    assert bundles[0].stat().st_size < 24_000_000
+    manifest = read_manifest(bundles[0])
+    assert 0 < manifest.metrics["half_weights_logit_difference"] < 0.1
+
+
+@pytest.mark.parametrize("sizes", [{"glass": 3, "metal": 3, "paper": 1}, {"glass": 2, "metal": 2}], ids=str)
+def test_one_or_two_pictures_of_a_label_give_a_bundle(
+    settings: list[str], tmp_path: Path, sizes: dict[str, int]
+) -> None:
+    for label, count in sizes.items():
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for i in range(count):
+            cv2.imwrite(str(tmp_path / "set" / label / f"{i}.png"), render(label, 96, 72, i))
+    own = [s for s in settings if not s.startswith("data.root")]
+    own += [f"data.root={tmp_path / 'set'}", f"out={tmp_path / 'run'}", "recipe.epochs=1"]
+    finetune(load(TrainConfig, None, own))
+    assert export(tmp_path / "run", tmp_path / "float.onnx").labels == tuple(sizes)
+    assert Classifier(tmp_path / "float.onnx").classify(render("glass", 96, 72, 9)).prediction.label in sizes
+
+
+def test_a_set_of_one_label_is_told_before_training(settings: list[str], tmp_path: Path) -> None:
+    (tmp_path / "set" / "glass").mkdir(parents=True)
+    for i in range(8):
+        cv2.imwrite(str(tmp_path / "set" / "glass" / f"{i}.png"), render("glass", 96, 72, i))
+    own = [s for s in settings if not s.startswith("data.root")]
+    with pytest.raises(DatasetError, match="training knows one label, glass; it needs two or more"):
+        finetune(load(TrainConfig, None, [*own, f"data.root={tmp_path / 'set'}", f"out={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()

@@ -37,8 +37,8 @@ def _config(settings: list[str], out: Path, *more: str) -> TrainConfig:
 def test_it_learns(run: Path) -> None:
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert len(history) == 6
-    assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
-    assert history[-1]["val_accuracy"] > 0.5  # chance is a third
+    assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]
+    assert history[-1]["val_accuracy"] > 0.6  # chance is a third
 
 
 def test_a_killed_run_ends_exactly_like_one_that_was_not(settings: list[str], tmp_path: Path) -> None:
