@@ -8,6 +8,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from edge_runtime import board
+
 
 def main() -> None:
     """Print one JSON line for the machine and one for each measurement."""
@@ -17,9 +19,7 @@ def main() -> None:
     if unknown := sorted(set(chosen) - set(known)):
         sys.exit(f"error: no benchmark {', '.join(unknown)}; known: {', '.join(known)}")
     machine = {
-        "cpu": next(
-            (r.split(": ")[1] for r in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in r), "?"
-        ),
+        "cpu": board.cpu_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "onnxruntime": version("onnxruntime"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -179,7 +180,7 @@ class EdgeConfig(StrictModel):
         bundle: model bundle, or a folder of several forms of one model: the fastest here that gives its known answer
             is run.
         rules: rule book: a file, or the name of one that ships, e.g. "eu-low".
-        threads: of onnxruntime.
+        threads: of onnxruntime; two by default, one on a board of one core.
         looks: frames of one item that are classified at most; one that is clear at the first look is served at once.
         board_w: what the board draws while it computes, watts; energy per item is estimated with it.
     """
@@ -188,7 +189,7 @@ class EdgeConfig(StrictModel):
     state: Path = Path("runs/bin")
     bundle: Path = SHIPPED_BUNDLES
     rules: Path = CONFIG_FOLDER / "rules" / "eu-low.yaml"
-    threads: int = Field(default=2, ge=1, le=64)
+    threads: int = Field(default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, le=64)
     looks: int = Field(default=3, ge=1, le=10)
     board_w: float = Field(default=5.0, ge=0)
     camera: CameraConfig = CameraConfig()

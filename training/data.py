@@ -91,6 +91,24 @@ def open_training_data(config: DataConfig, seed: int, scratch: Path) -> tuple[Da
     return train, val
 
 
+def set_digests(config: DataConfig, train: Dataset, val: Dataset) -> dict[str, str]:
+    """Return lineage by which each of several merged sets is known again when it comes alone; of one set there is none.
+
+    Args:
+        config: what `train` and `val` were opened by.
+    """
+    if not config.also:
+        return {}
+    digests = {}
+    for split, merged in (("train", train), ("val", val)):
+        alone: dict[str, list[Sample]] = {}
+        for s in merged.samples:
+            name, _, rest = s.name.partition("/")
+            alone.setdefault(name, []).append(replace(s, name=rest))
+        digests[f"{split}_sets_sha256"] = " ".join(Dataset(n, tuple(some)).digest() for n, some in alone.items())
+    return digests
+
+
 def open_foreign_data(config: DataConfig, labels: Collection[str], split: str, seed: int, scratch: Path) -> Dataset:
     """Return the pictures of one split that show none of `labels`; the set may be empty.
 

@@ -207,7 +207,7 @@ def judge(
         "coverage_at_risk": {str(r): metrics.coverage_at(confidence_n, correct_n, r) for r in (0.01, 0.02, 0.05)},
         # Thresholds and temperature look better on the very pictures that they were fitted on. Whether other digests
         # are of other pictures, or of the same under other names, nobody can say.
-        "policy_fitted_on_these_pictures": manifest.lineage.get("val_sha256") in (digest, _digest(samples, "val"))
+        "policy_fitted_on_these_pictures": bool(_lineage_digests(manifest, "val") & {digest, _digest(samples, "val")})
         or None,
         "decided_share": float(decided_n.mean()),
         "decided_accuracy": float(correct_n[decided_n].mean()) if decided_n.any() else None,
@@ -232,7 +232,7 @@ def trained_groups(bundle: Path, whole: Dataset) -> set[str]:
     train = tuple(s for s in whole.samples if s.split == "train" and s.label != UNKNOWN)
     unsuspected = tuple(s for s in train if not s.suspect)
     digests = [replace(whole, samples=some).digest() for some in (train, unsuspected)]
-    return {s.group for s in train} if read_manifest(bundle).lineage.get("train_sha256") in digests else set()
+    return {s.group for s in train} if _lineage_digests(read_manifest(bundle), "train") & set(digests) else set()
 
 
 def _must_know(manifest: Manifest, dataset: Dataset) -> None:
@@ -241,6 +241,12 @@ def _must_know(manifest: Manifest, dataset: Dataset) -> None:
             f"{dataset.name}: the bundle does not know {', '.join(sorted(foreign))}; with --label-map, map them to "
             f"'{UNKNOWN}' (they then measure the unknown test) or to null (they are left out)"
         )
+
+
+def _lineage_digests(manifest: Manifest, split: str) -> set[str]:
+    """Return the digests of all that a bundle was trained or fitted on, and of each set in it."""
+    lineage = manifest.lineage
+    return {lineage.get(f"{split}_sha256", ""), *lineage.get(f"{split}_sets_sha256", "").split()} - {""}
 
 
 def _digest(samples: list[Sample], split: str) -> str:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from onnxruntime import InferenceSession
 
 from training import checkpoint
-from training.data import Pictures, open_foreign_data, open_training_data
+from training.data import Pictures, open_foreign_data, open_training_data, set_digests
 from training.evaluate import Outputs, Watch, judge, open_session, run_graph
 from training.models import Classifier
 from training.policy import MIN_PICTURES, TARGET_PRECISION, centroids, cross_fitted_figures, fit_policy
@@ -85,6 +85,7 @@ def export(run: Path, out: Path, threads: int = 2, watch: Watch = iter) -> Manif
             "config_sha256": hashlib.sha256((run / "config.json").read_bytes()).hexdigest(),
             "train_sha256": train.digest(),
             "val_sha256": val.digest(),
+            **set_digests(config.data, train, val),
             "initial_weights": _weights_name(config.model.weights),
             **({"foreign_sha256": foreign.digest()} if foreign.samples else {}),
             **({"teachers": _teachers(config.teachers)} if config.teachers else {}),

@@ -10,7 +10,9 @@ pytest.importorskip("onnx")
 import onnx
 from onnx import numpy_helper
 
-from edge_runtime.config import FLOAT_BUNDLE
+from configs import load
+from edge_runtime import replay
+from edge_runtime.config import FLOAT_BUNDLE, EdgeConfig
 from training.data import Pictures
 from training.evaluate import evaluate, open_session, run_graph, with_foreign
 from training.quantize import MAX_ACCURACY_LOSS, MAX_LABEL_LOSS, part
@@ -88,3 +90,10 @@ def test_it_carries_to_another_place_better_than_frozen_features(shipped: Path, 
     place = open_dataset(shared / "data/realwaste_nc", names)
     every_fourth = place.__class__(place.name, place.samples[::4], place.licence)
     assert evaluate(shipped, every_fourth).figures["accuracy"] > 0.42
+
+
+def test_a_recorded_film_gives_the_events_that_were_accepted(shipped: Path) -> None:
+    film = Path(__file__).parents[1] / "replay" / "six-items.avi"
+    rows = replay.replay(film, load(EdgeConfig, None, [f"bundle={shipped}"]))
+    assert replay.differences(film, rows) == []
+    assert len(rows) == 6

@@ -297,17 +297,16 @@ def test_days_left_follow_from_pace_and_room() -> None:
     assert days_left(0.1, 2000, 10, 100) is None
 
 
-def test_a_recorded_film_gives_the_events_that_were_accepted(tmp_path: Path) -> None:
-    config = load(EdgeConfig, None, [])
-    rows = replay.replay(FILM, config)
-    assert replay.differences(FILM, rows) == []
+def test_a_recorded_film_is_compared_with_what_was_accepted(tmp_path: Path) -> None:
+    rows = replay.replay(FILM, load(EdgeConfig, None, [f"bundle={small_bundle()}"]))
     assert len(rows) == 6
     copy = tmp_path / FILM.name
     copy.write_bytes(FILM.read_bytes())
     with pytest.raises(ConfigError, match=r"no reference yet.*--accept"):
         replay.differences(copy, rows)
     replay.accept(copy, rows)
-    worse = replay.replay(copy, load(EdgeConfig, None, ["trigger.item_share=0.9"]))
+    assert replay.differences(copy, rows) == []
+    worse = replay.replay(copy, load(EdgeConfig, None, [f"bundle={small_bundle()}", "trigger.item_share=0.9"]))
     assert replay.differences(copy, worse)[0] == "0 items; the reference has 6"
     changed = [{**row, "stream": "glass"} for row in rows]
     assert replay.differences(copy, changed)[0] == "item 1: stream is 'glass'; the reference has 'residual'"

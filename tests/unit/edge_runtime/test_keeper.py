@@ -183,5 +183,5 @@ def test_a_bin_starts_and_serves_on_a_read_only_disk_though_its_outbox_is_damage
     (small_disk / "outbox.sqlite").write_bytes(b"damaged" * 1000)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     health = run(_config(tmp_path, "camera.kind=file", f"camera.source={FILM}"))
-    assert health.items == len(replay.replay(FILM, load(EdgeConfig, None, [])))
+    assert health.items == len(replay.replay(FILM, load(EdgeConfig, None, [f"bundle={small_bundle()}"])))
     assert (health.unrecorded, "held in memory" in health.storage) == (0, True)

@@ -59,7 +59,6 @@ def _workers(of: int) -> list[int]:
     return [pid for pid in workers if below(pid)]
 
 
-@pytest.mark.timeout(400)
 def test_two_workers_train_together_and_outlive_a_killed_one(pictures: Path, tmp_path: Path) -> None:
     out, epochs = tmp_path / "run", 12
     arguments = _arguments(
@@ -96,7 +95,6 @@ def test_cores_are_shared_and_never_more_than_one_machine_has(monkeypatch: pytes
     assert [launch._cores_each({"CPU": 24.0}, n) for n in (1, 2, 3, 6, 48)] == [8, 8, 8, 4, 1]
 
 
-@pytest.mark.timeout(400)
 def test_a_search_returns_its_trials_best_first_and_a_file_to_train_with(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
     done = subprocess.run(
@@ -119,7 +117,6 @@ def test_a_search_returns_its_trials_best_first_and_a_file_to_train_with(picture
     )
 
 
-@pytest.mark.timeout(300)
 def test_what_cannot_run_on_ray_is_one_line(pictures: Path, tmp_path: Path) -> None:
     for more, complaint in (
         (["--workers", "999"], "--workers 999: the cluster has"),
