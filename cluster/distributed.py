@@ -10,7 +10,7 @@ import ray
 
 from cluster.aggregate import Statistics, merge, partial
 from configs.ray_address import must_be_ray
-from vision.errors import ConfigError
+from vision.errors import ConfigError, StorageError
 
 
 def aggregate_with_ray(parts: Sequence[Sequence[str]], address: str | None = None) -> Statistics:
@@ -22,6 +22,7 @@ def aggregate_with_ray(parts: Sequence[Sequence[str]], address: str | None = Non
 
     Raises:
         ConfigError: no Ray cluster is there; said within 20 seconds.
+        StorageError: a task failed on a node.
     """
     must_be_ray(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -35,5 +36,8 @@ def aggregate_with_ray(parts: Sequence[Sequence[str]], address: str | None = Non
     try:
         task = ray.remote(partial)
         return merge(ray.get([task.remote(list(files)) for files in parts]))
+    except ray.exceptions.RayError as error:
+        words = str(error).strip().splitlines()[-1]
+        raise StorageError(f"Ray: a task failed ({words}); every node must reach the lake by the same path") from error
     finally:
         ray.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,7 +101,11 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _no_formula(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")) else value
+    if not isinstance(value, str):
+        return value
+    # Spreadsheets see through wide signs (＝) and skip what has no width.
+    seen = "".join(c for c in unicodedata.normalize("NFKC", value) if unicodedata.category(c) not in ("Cf", "Cc", "Zs"))
+    return f"'{value}" if seen.startswith(("=", "+", "-", "@")) else value
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:

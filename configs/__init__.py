@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -38,7 +39,7 @@ def _as_a_topic(text: str) -> str:
 
 
 def _on_one_line(text: str) -> str:
-    if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
+    if any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in text):
         raise ValueError("one line, without tabs and other control characters")
     return text
 
@@ -49,28 +50,33 @@ Topic = Annotated[str, AfterValidator(_as_a_topic)]
 Name = Annotated[str, AfterValidator(_on_one_line)]
 
 
+_NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.SafeLoader):
     """Leaves every plain word as it is written; what is to be a number or a truth value, the model says.
 
     YAML itself makes numbers of 0042, 1_000, 12:30:45 and 1.10, truth values of no and on, and a date of 2026-11-26,
-    before anybody knows that a name was meant. Only null (also ~, or nothing) and merge keys (<<) keep their meaning.
+    before anybody knows that a name was meant. Only null (also ~) and merge keys (<<) keep their meaning.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a key that stands twice: which of the two was meant, nobody can say."""
+        """Refuse a key that stands twice, or with nothing behind it: nobody can say what was meant."""
         seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
-                )
+        for key, value in node.value:
+            wrong = ""
+            if key.value in seen and key.tag != _MERGE:
+                wrong = f"the key {key.value!r} stands twice"
+            if value.tag == _NULL and not value.value:  # "token: #abc" would open a hub to everybody
+                wrong = f"the key {key.value!r} has no value: write null for none, and quote a text that begins with #"
+            if wrong:
+                raise yaml.constructor.ConstructorError(None, None, wrong, key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 
-_KEPT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag in _KEPT]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in (_NULL, _MERGE)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -85,7 +91,7 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
     Args:
         model: pydantic class with `extra="forbid"`.
         path: the file; None for the model's own defaults.
-        overrides: like "recipe.epochs=3"; the value is read as YAML in which a plain word is text.
+        overrides: like "recipe.epochs=3"; lists, quoted texts and null are read as YAML, all else as it stands.
 
     Raises:
         ConfigError: names file, key path and reason.
@@ -107,7 +113,9 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
             # An empty value is an unset shell variable more often than a wish.
             raise ConfigError(f"--set {item!r}: write key.path=value (null for none)")
         try:
-            _put(document, key, _parsed(text))
+            # A list, a section, a quoted text and null are YAML; all else is taken as it stands, # and : included.
+            as_yaml = text.strip()[0] in "[{\"'" or text.strip() in ("null", "~")
+            _put(document, key, _parsed(text) if as_yaml else text.strip())
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {item!r}: {text!r} is not valid YAML") from error
     return _validated(model, document, source)

@@ -32,14 +32,15 @@ def must_be_ray(address: str | None) -> None:
     host, port = found[2] or found[3], int(found[4])
     try:
         socket.create_connection((host, port), _CONNECT_S).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(
             f"{key}: nobody answers at {wanted} ({error}); start the cluster with 'ray start --head', or leave it out "
             "to use a local one"
         ) from error
     if found[1]:
-        return  # Ray's client gives up by itself
-    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", f"{host}:{port}"]
+        ask = [sys.executable, "-c", "import sys, ray; ray.init(sys.argv[1], logging_level='ERROR')", wanted]
+    else:
+        ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", wanted]
     try:
         answer = subprocess.run(ask, capture_output=True, timeout=_ANSWER_S, check=False).returncode
     except subprocess.TimeoutExpired:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from edge_runtime.config import ActuatorConfig, without_secrets
+from edge_runtime.config import ActuatorConfig
+from vision.addresses import without_secrets
 from vision.errors import ActuatorError, ConfigError
 from vision.simulator.world import World
 

@@ -29,7 +29,7 @@ from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
 from edge_runtime.trigger import Trigger
 from edge_runtime.view import View
-from vision.datasets import image_paths, read_image
+from vision.datasets import read_image, scan, shown
 from vision.errors import BinsightError, BundleError, ConfigError, ImageError, StorageError
 from vision.frames import Pixels
 
@@ -135,7 +135,9 @@ def classify_paths(paths: Iterable[Path], bundle: Path, threads: int = 2) -> Ite
     """
     classifier = choose(bundle, threads).classifier
     for path in paths:
-        pictures = image_paths(path) if path.is_dir() else [path]
+        pictures, others = scan(path) if path.is_dir() else ([path], {})
+        if others:
+            log.warning("%s: left out: %s", shown(path), ", ".join(f"{n} {what}" for what, n in sorted(others.items())))
         if not pictures:
             yield {"path": str(path), "error": f"{path}: no picture in this folder"}
         for picture in pictures:

@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 
 from edge_runtime.clock import Clock
-from edge_runtime.config import CameraConfig, without_secrets
+from edge_runtime.config import CameraConfig
+from vision.addresses import without_secrets
 from vision.datasets import Dataset, Sample, image_paths, open_dataset
 from vision.errors import CameraError, DatasetError
 from vision.frames import Camera, Frame
@@ -46,7 +47,7 @@ class VideoFile:
 
     def __init__(self, source: str, clock: Clock) -> None:
         self._video, self._clock, self.sequence = _open(source, None, None), clock, 0
-        self._source = source
+        self._source = without_secrets(source)
 
     def read(self) -> Frame | None:
         """Return the next frame, or None after the last."""

@@ -19,11 +19,12 @@ from edge_runtime.actuate import open_lid
 from edge_runtime.capture import open_camera
 from edge_runtime.choose import measure
 from edge_runtime.clock import SystemClock
-from edge_runtime.config import EdgeConfig, without_secrets
+from edge_runtime.config import EdgeConfig
 from edge_runtime.eyesight import Eyesight
 from edge_runtime.health import Health
 from edge_runtime.rules import load_rules
 from edge_runtime.uplink import open_transport
+from vision.addresses import without_secrets
 from vision.errors import BinsightError, CameraError, StorageError
 from vision.events import is_refusal
 

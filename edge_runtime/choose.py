@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 # Classifications before the clock counts, and those that it counts.
 _WARM_UP, _TIMED = 5, 25
 _NOTE = "bundle-times.json"
+_PARENT = "checkpoint_sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +106,17 @@ def measure(bundle: Path, threads: int) -> list[Timed]:
     """Open each bundle, have it prove itself, and time it.
 
     Raises:
-        BundleError: a folder without any bundle.
+        BundleError: a folder without any bundle, or with several models.
     """
-    tried = []
+    tried: list[Timed] = []
     for path in bundles_in(bundle):
         try:
             classifier = Classifier(path, threads)
         except BundleError as error:
             tried.append(Timed(path, None, str(error), None))
             continue
+        if first := next((t for t in tried if t.classifier), None):
+            _must_be_one_model(first, path, classifier)
         frame, times = probe_frame(), []
         for turn in range(_WARM_UP + _TIMED):
             started = time.perf_counter()
@@ -124,14 +127,28 @@ def measure(bundle: Path, threads: int) -> list[Timed]:
     return tried
 
 
+def _must_be_one_model(first: Timed, path: Path, classifier: Classifier) -> None:
+    """Refuse a folder whose bundles are no forms of one model: what a bin says must not hang on which is faster."""
+    manifests = [c.manifest for c in (first.classifier, classifier) if c]
+    if len({(m.labels, m.lineage.get(_PARENT)) for m in manifests}) > 1:
+        raise BundleError(f"{path.parent}: {first.path.name} and {path.name} are of different models; name one of them")
+
+
 def _why(path: Path, times: dict[str, float]) -> str:
     others = ", ".join(f"{ms:.1f} ms for {name}" for name, ms in times.items() if name != path.name)
     return f"{path.name} takes {times[path.name]:.1f} ms here" + (f", against {others}" if others else "")
 
 
 def _key(paths: list[Path], threads: int) -> str:
-    digests = ",".join(f"{path.name}={bundle_digest(path)}" for path in paths)
+    digests = ",".join(f"{path.name}={_digest(path)}" for path in paths)
     return f"{board.cpu_name()}; {threads} threads; onnxruntime {runtime_version()}; {digests}"
+
+
+def _digest(path: Path) -> str:
+    try:
+        return bundle_digest(path)
+    except BundleError:  # a worn card: this form cannot run, and the others can
+        return "unreadable"
 
 
 def _remembered(state: Path | None, key: str) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -15,21 +14,6 @@ from configs import CONFIG_FOLDER, Name, StrictModel, Token, Topic
 # Two forms of one model: which of them runs, each board finds out by itself (edge_runtime/choose.py).
 SHIPPED_BUNDLES = Path(__file__).parent / "bundles"
 INT8_BUNDLE, FLOAT_BUNDLE = SHIPPED_BUNDLES / "int8.onnx", SHIPPED_BUNDLES / "float.onnx"
-
-
-def without_secrets(url: str | None) -> str:
-    """Return scheme, host, port and path of an address: what is shown ends in logs, events and on pages.
-
-    What follows the first ? or # may hold a secret, whatever it is called. So may what stands before the last @, for
-    passwords hold slashes and @ too; only a host without a colon is sure to be none.
-    """
-    scheme, slashes, rest = (url or "").partition("://")
-    if not slashes:
-        return url or ""  # a device or a file
-    shown = re.split("[?#]", rest, maxsplit=1)[0]
-    if set(shown.partition("/")[0]) & set(":@"):
-        shown = re.split("[?#]", rest.rpartition("@")[2], maxsplit=1)[0]
-    return f"{scheme}://{shown}"
 
 
 class CameraConfig(StrictModel):

@@ -61,6 +61,7 @@ class Keeper:
         self._storage = pipeline.health.storage
         self._rest: tuple[Outbox, Uplink | None] | None = None  # events in memory, while new ones are stored again
         self._no_uplink, self._uplink_due_s = "", 0.0
+        self._refused = pipeline.health.settings if pipeline.health.settings.startswith("bundle: ") else ""
         self.uplink = self._start_uplink(pipeline.outbox)
 
     def keep(self) -> None:
@@ -75,6 +76,9 @@ class Keeper:
         if self._reload_asked.is_set():
             self._reload_asked.clear()
             self._take_new_settings()
+        if self.uplink and self.uplink.died:
+            log.error("uplink: its thread has ended; it is started again")
+            self.uplink, self._no_uplink, self._uplink_due_s = None, "the uplink's thread had ended", now_s + 1.0
         if self._no_uplink and self.uplink is None and now_s >= self._uplink_due_s:
             self.uplink = self._start_uplink(self._pipeline.outbox)
         if self._pipeline.health.alarm_failed and now_s >= self._alarm_due_s:
@@ -261,7 +265,10 @@ class Keeper:
         pipeline.rules, pipeline.trigger.config = rules, new.trigger
         pipeline.actuator.fallback = rules.fallback
         pipeline.looks, pipeline.board_w = new.looks, new.board_w
-        pipeline.health.model, pipeline.health.settings = pipeline.classifier.manifest.model_id, "ok"
+        pipeline.health.model = pipeline.classifier.manifest.model_id
+        if chosen:
+            self._refused = "; ".join(f"bundle: {words}" for words in chosen.refused)
+        pipeline.health.settings = self._refused or "ok"
         if uplink is not self.uplink:
             if self.uplink:
                 self.uplink.stop(wait=False)  # what both send in between the hub takes once

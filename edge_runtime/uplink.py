@@ -24,8 +24,9 @@ from urllib.parse import unquote, urlsplit
 import httpx2
 
 from edge_runtime.clock import Clock
-from edge_runtime.config import UplinkConfig, without_secrets
+from edge_runtime.config import UplinkConfig
 from edge_runtime.outbox import Outbox
+from vision.addresses import without_secrets
 from vision.errors import ConfigError, UplinkError, WireError
 from vision.events import decode_receipt, encode_batch, is_refusal
 
@@ -287,6 +288,11 @@ class Uplink:
     def start(self) -> None:
         """Begin sending in the background."""
         self._thread.start()
+
+    @property
+    def died(self) -> bool:
+        """Whether its thread has ended without being told to: what is no Exception (a library's panic) ends it."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._stop.is_set()
 
     def hurry(self) -> None:
         """Try now: something that cannot wait is in the outbox."""

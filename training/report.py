@@ -169,7 +169,7 @@ def _write(
             worst.append(
                 _Mistake(shown(s.name), s.label, labels[predicted[i]], f"{confidence[i]:.0%}", _thumbnail(s.path))
             )
-    write_atomically(path, _PAGE.render(title=title, rows=rows, plots=plots, worst=worst).encode())
+    write_atomically(path, _PAGE.render(title=shown(title), rows=rows, plots=plots, worst=worst).encode())
     return path
 
 

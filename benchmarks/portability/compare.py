@@ -32,7 +32,7 @@ def main() -> None:
                 # Times of an emulated processor mean nothing.
                 "ms_one_thread": None if "qemu" in processor else round(float(here["ms"]), 2),
             }  # fmt: skip
-            parted |= bool(other > count / 200 or cosines.min() < 0.999)
+            parted |= bool(other > max(1, count // 200) or cosines.min() < 0.999)
             print(json.dumps(row), flush=True)
     sys.exit(int(parted))
 

@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic_core import PydanticSerializationError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -113,6 +114,7 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     cv2.setNumThreads(1)  # pictures are made beside torch, which has the cores
     device = _device(config)
     run = config.out
+    document = _document(config)
     if worker.rank > 0:
         torch.distributed.barrier()  # rank 0 renders what the simulator is asked for, the others read it
     train, val = open_training_data(config.data, config.seed, run / "pictures")
@@ -162,7 +164,7 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
             optimizer.load_state_dict(state["optimizer"])
         log.info("continuing %s after epoch %d of %d", run, len(history), recipe.epochs)
     if worker.rank == 0:
-        write_atomically(run / "config.json", config.model_dump_json(indent=2).encode())
+        write_atomically(run / "config.json", document)
         _write_history(run, history)  # a kill may have come between checkpoint and history
 
     targets_n = np.array([labels.index(s.label) if s.label in labels else FOREIGN for s in seen])
@@ -292,6 +294,13 @@ def predict_logits(model: nn.Module, x_nhwc: Pixels, device: torch.device) -> ND
 
 def _write_history(run: Path, history: list[dict[str, Any]]) -> None:
     write_atomically(run / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history).encode())
+
+
+def _document(config: TrainConfig) -> bytes:
+    try:
+        return config.model_dump_json(indent=2).encode()
+    except PydanticSerializationError as error:
+        raise ConfigError("data, model, out: a path is not UTF-8, and the run's settings could not be kept") from error
 
 
 def _device(config: TrainConfig) -> torch.device:

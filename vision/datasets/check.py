@@ -102,7 +102,7 @@ def check(dataset: Dataset, watch: Watch = iter) -> Findings:
     for sample in watch(dataset.samples):
         try:
             pixels = read_image(sample.path)
-            _must_be_utf8(sample.path)
+            _must_be_utf8(sample)
         except ImageError as error:
             unreadable.append((sample.name, str(error)))
             continue
@@ -164,12 +164,12 @@ def write_index(dataset: Dataset, path: Path) -> None:
     write_atomically(path, table.getvalue().encode())
 
 
-def _must_be_utf8(path: Path) -> None:
-    """Refuse a picture whose name no index can hold."""
+def _must_be_utf8(sample: Sample) -> None:
+    """Refuse a picture whose name within its set no index can hold."""
     try:
-        str(path).encode()
+        sample.name.encode()
     except UnicodeEncodeError as error:
-        raise ImageError(f"{shown(path)}: the file's name is not UTF-8; rename it") from error
+        raise ImageError(f"{shown(sample.path)}: the file's name is not UTF-8; rename it") from error
 
 
 def perceptual_hashes(pixels_hwc: Pixels) -> NDArray[np.uint64]:

@@ -82,12 +82,13 @@ def scan(root: Path) -> tuple[list[Path], Counter[str]]:
     """Find all pictures under a folder. Links to folders are followed; hidden files and folders are left out.
 
     Returns:
-        Pictures, sorted; and how many other files there are below the folder's own level, by suffix.
+        Pictures, sorted; and what else there is, counted: other files below the folder's own level by suffix, links to
+        nowhere, folders that may not be read.
     """
     pictures: list[Path] = []
     others = Counter[str]()
     chains: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
-    for folder, names, files in os.walk(root, followlinks=True):
+    for folder, names, files in os.walk(root, onerror=lambda _: others.update(["unreadable folder"]), followlinks=True):
         chain = chains.pop(folder)
         kept = []
         for name in sorted(map(str, names)):
@@ -98,7 +99,10 @@ def scan(root: Path) -> tuple[list[Path], Counter[str]]:
         names[:] = kept
         for name in files:
             path = Path(folder) / name
-            if name.startswith(".") or not path.is_file():
+            if name.startswith("."):
+                continue
+            if not path.is_file():
+                others["dead link" if path.is_symlink() else "no file"] += 1
                 continue
             if path.suffix.lower() in IMAGE_SUFFIXES or _looks_like_a_picture(path):
                 pictures.append(path)
@@ -117,28 +121,38 @@ def _looks_like_a_picture(path: Path) -> bool:
 def _decoded(data: bytes, flags: int) -> tuple[NDArray[Any] | None, str]:
     """Decode; return the pixels, and what the decoder said about missing parts.
 
-    libjpeg fills what is missing with grey, calls it a success, and says so on the process's standard error alone. So
+    libjpeg and libtiff fill what is missing, call it a success, and say so on the process's standard error alone. So
     that is read for the moment of decoding, one picture at a time; what others write there meanwhile is passed on.
     """
     buffer = np.frombuffer(data, dtype=np.uint8)
-    if data[:3] != b"\xff\xd8\xff":
-        return cv2.imdecode(buffer, flags), ""
     with _decoding, _scratch() as said:
-        sys.stderr.flush()
-        kept = os.dup(2)
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        kept = _duplicate(2)
         try:
             os.dup2(said.fileno(), 2)
             pixels = cv2.imdecode(buffer, flags)
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            if kept is None:
+                os.close(2)
+            else:
+                os.dup2(kept, 2)
+                os.close(kept)
             said.seek(0)
             lines = said.read().splitlines(keepends=True)
-            others = b"".join(line for line in lines if not _DECODER_SAYS.match(line))
-            while others:
+            others = b"".join(line for line in lines if not _DECODER_SAYS.search(line))
+            while others and kept is not None:
                 others = others[os.write(2, others) :]
-    damage = [line.strip().decode() for line in lines if _DECODER_SAYS.match(line) and not _is_padding(line)]
+    damage = [line.strip().decode() for line in lines if _DECODER_SAYS.search(line) and not _is_padding(line)]
     return pixels, "; ".join(damage)
+
+
+def _duplicate(descriptor: int) -> int | None:
+    """Return a copy of an open file, None if it is closed: services are started without standard error."""
+    try:
+        return os.dup(descriptor)
+    except OSError:
+        return None
 
 
 def _scratch() -> IO[bytes]:
@@ -148,27 +162,33 @@ def _scratch() -> IO[bytes]:
     return tempfile.TemporaryFile()
 
 
-# Source: libjpeg-turbo, jerror.h: the warnings that mean lost picture data.
+# Source: libjpeg-turbo's jerror.h, libtiff's and libpng's messages: the words that mean lost picture data.
 _DECODER_SAYS = re.compile(
-    rb"Corrupt JPEG data|Premature end of JPEG|Unsupported marker|Inconsistent progression|Warning: "
+    rb"Corrupt JPEG data|Premature end of JPEG|Unsupported marker type|Inconsistent progression sequence"
+    rb"|TIFF_Error|Not enough data|LZWDecode|libpng error|libpng warning: .*(CRC|Read Error|Not enough)"
 )
 _EXTRANEOUS = re.compile(rb"Corrupt JPEG data: (\d+) extraneous bytes")
 
 
 def _is_padding(line: bytes) -> bool:
-    found = _EXTRANEOUS.match(line)
+    found = _EXTRANEOUS.search(line)
     return bool(found and int(found[1]) <= _PADDING_BYTES)
 
 
 def _may_be_transparent(data: bytes) -> bool:
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return data[25] in (4, 6) or b"tRNS" in data[: data.find(b"IDAT")]
-    return data[:2] not in (b"\xff\xd8", b"BM")  # JPEG and BMP know no transparency that viewers show
+    if data[:2] == b"BM":  # a header of version 4 may name a mask of its transparency
+        return int.from_bytes(data[14:18], "little") >= 56 and any(data[66:70])
+    return data[:2] != b"\xff\xd8"  # JPEG knows none
 
 
 def _on_white(data: bytes, upright: NDArray[Any]) -> NDArray[Any]:
     """Return the picture composed on white. `upright` is the same without its transparency, turned as EXIF says."""
     whole = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if whole is not None and (hidden := _hidden_grey(data)) is not None:  # OpenCV leaves a grey PNG's aside
+        grey = whole if whole.ndim == 2 else whole[..., 0]
+        whole = np.dstack([grey, grey, grey, np.where(grey == hidden, 0, np.iinfo(grey.dtype).max).astype(grey.dtype)])
     if whole is None or whole.ndim != 3 or whole.shape[2] != 4:
         return upright
     full = np.iinfo(whole.dtype).max if np.issubdtype(whole.dtype, np.integer) else 1
@@ -177,6 +197,15 @@ def _on_white(data: bytes, upright: NDArray[Any]) -> NDArray[Any]:
     scaled = min(turns, key=lambda t: float(np.abs(t(scaled)[..., :3] - upright).mean()))(scaled)
     share = scaled[..., 3:] / 255
     return np.asarray(upright * share + 255 * (1 - share) + 0.5).astype(np.uint8)
+
+
+def _hidden_grey(data: bytes) -> int | None:
+    """Return the value that a grey PNG declares transparent, as OpenCV gives it. Source: PNG specification, tRNS."""
+    at = data.find(b"tRNS", 0, max(data.find(b"IDAT"), 0))
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[25] != 0 or at < 0:
+        return None
+    depth, value = data[24], int.from_bytes(data[at + 4 : at + 6], "big")
+    return value if depth >= 8 else value * 255 // ((1 << depth) - 1)
 
 
 def _turned(mirror: bool, turn: int, image: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from vision.addresses import without_secrets
 from vision.datasets.readers import LICENCES
 from vision.errors import DatasetError
 
@@ -102,19 +103,20 @@ def fetch(name: str, out: Path, url: str | None = None, sha256: str | None = Non
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out}: is not empty; name a new folder")
     address, wanted = url or chosen.url, (sha256 or chosen.sha256 or "").lower()
+    name_shown = without_secrets(address)
     if not address.startswith(("https://", "http://")):
-        raise DatasetError(f"{address}: not an http address")
+        raise DatasetError(f"{name_shown}: not an http address")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".fetch-") as scratch:
         archive, unpacked = Path(scratch) / "archive.zip", Path(scratch) / "set"
         try:
             with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response, archive.open("wb") as file:  # noqa: S310  scheme checked above
-                digest = _copy(response, file, address, watch)
+                digest = _copy(response, file, name_shown, watch)
         except (OSError, http.client.HTTPException) as error:
-            raise DatasetError(f"{address}: cannot be downloaded ({error}). Try a mirror with --url.") from error
+            raise DatasetError(f"{name_shown}: cannot be downloaded ({error}). Try a mirror with --url.") from error
         if wanted and digest != wanted:
-            raise DatasetError(f"{address}: sha256 is {digest}, {wanted} was expected. Nothing was unpacked.")
-        files = _unpack(archive, unpacked, address)
+            raise DatasetError(f"{name_shown}: sha256 is {digest}, {wanted} was expected. Nothing was unpacked.")
+        files = _unpack(archive, unpacked, name_shown)
         # The licence stays with the pictures: whoever trains on them later finds it in the bundle's manifest.
         licence = LICENCES[chosen.licence]
         note = f"# {chosen.title}\n\nSource: {chosen.source}\nLicence: {licence}\narchive sha256: {digest}\n"
@@ -154,12 +156,12 @@ def _unpack(archive: Path, folder: Path, address: str) -> int:
             for member in members:
                 member.filename = member.filename.replace("\\", "/")  # as .NET packs them
                 target = (folder / member.filename).resolve()
-                if not target.is_relative_to(folder.resolve()):
+                if not target.is_relative_to(folder.resolve()) or ":" in member.filename.split("/")[0]:
                     raise DatasetError(
                         f"{address}: holds {member.filename!r}, which lies outside of the folder; refused"
                     )
                 zipped.extract(member, folder)
     # zlib.error: damaged inside; RuntimeError: encrypted; NotImplementedError: packed in a way of its own.
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, NotADirectoryError) as error:
         raise DatasetError(f"{address}: not a readable zip ({error})") from error
     return len(members)

@@ -91,7 +91,7 @@ def read_index(index: Path, label_map: LabelMap | None = None, unmapped: str | N
         licences.add(row.get("licence") or "")
         split, suspect = (row.get("split") or "").strip(), row.get("label_suspect") == "1"
         split = _SPLITS.get(split.lower(), split)
-        name = path.relative_to(root).as_posix()
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else row["path"]
         samples.append(Sample(path, name, label, split, row.get("group") or name, suspect))
     licence = ", ".join(sorted(licences - {""})) or _licence_of(root)
     return _checked(root, samples, left_out, licence)
@@ -104,7 +104,7 @@ def read_class_folders(root: Path, label_map: LabelMap | None = None, unmapped: 
     """
     samples, left_out = [], Counter[str]()
     pictures, others = scan(root)
-    left_out.update({f"{suffix} files": number for suffix, number in others.items()})
+    left_out.update({f"{what} files" if what.startswith(".") else what: number for what, number in others.items()})
     paths = [path.relative_to(root) for path in pictures]
     parts_of = {path: [i for i, part in enumerate(path.parts[:-1]) if part.lower() in _SPLITS] for path in paths}
     # Archives wrap a set into a folder of their own, so the parts may lie deeper.

@@ -126,7 +126,17 @@ def test_page_and_its_script_come_from_the_hub_itself(client: TestClient) -> Non
 def test_no_text_of_a_bin_is_a_formula_to_a_spreadsheet(
     client: TestClient, config: HubConfig, make_event: Make
 ) -> None:
-    names = ('=HYPERLINK("http://evil")', "+1", "-1", "@SUM(A1)", " =1", "Müller, Straße 5")
+    names = (
+        '=HYPERLINK("http://evil")',
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        " =1",
+        "＝1+1",
+        "\u200b=2",
+        "\u00a0@x",
+        "Müller, Straße 5",
+    )
     for number, name in enumerate(names):
         client.post("/v1/batches", content=encode_batch(Batch(f"o{number}", name, 0, ((1, make_event()),))))
     aggregate(config, "local")

@@ -33,6 +33,9 @@ def test_file_and_overrides_are_read_and_overrides_win(tmp_path: Path) -> None:
         ("\tx", "not valid YAML"),
         ("bin_id: a\nbin_id: b\n", "the key 'bin_id' stands twice"),
         ("camera: {fps: 1, fps: 2}\n", "the key 'fps' stands twice"),
+        ("uplink:\n  token: #abc\n", "the key 'token' has no value: write null for none, and quote a text"),
+        ("camera:\n", "the key 'camera' has no value"),
+        ('bin_id: "a\u2028b"\n', r"bin_id: .*one line"),
         ("uplink: {token: пароль-2026}\n", r"uplink\.token: .*HTTP header: take ASCII letters"),
         ("uplink: {token: 'two words'}\n", r"uplink\.token: .*without spaces"),
         ("actuator: {topic: 'lid/+'}\n", r"actuator\.topic: .*without \+ and #"),
@@ -60,6 +63,14 @@ def test_a_text_is_taken_as_it_is_written(tmp_path: Path, text: str) -> None:
     assert load(HubConfig, tmp_path / "hub.yaml").token == text
 
 
+def test_an_override_is_taken_as_it_stands() -> None:
+    for text in ("#abc", "abc#def", "a:b", "*x", "&y", "!z", "%", "@"):
+        assert load(HubConfig, None, [f"token={text}"]).token == text
+    assert load(HubConfig, None, ["token=null"]).token is None
+    with pytest.raises(ConfigError, match="without spaces"):
+        load(HubConfig, None, ["token=abc #def"])
+
+
 def test_two_bins_of_numbered_names_stay_two(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("bin_id: 0042\n")
     (tmp_path / "b.yaml").write_text("bin_id: 34\n")
@@ -69,7 +80,7 @@ def test_two_bins_of_numbered_names_stay_two(tmp_path: Path) -> None:
 def test_numbers_truth_values_and_nothing_are_read_where_the_model_asks_for_them(tmp_path: Path) -> None:
     (tmp_path / "bin.yaml").write_text(
         "threads: 1\ncamera: {items: null, fps: 2.5, labels: [glass, paper]}\nuplink: {url: ~}\n"
-        "actuator: {pins: {glass: 17}}\nlog: {path: }\n"
+        "actuator: {pins: {glass: 17}}\nlog: {path: null}\n"
     )
     config = load(EdgeConfig, tmp_path / "bin.yaml", ["camera.seed=1_000", "trigger.adapt=5e-2"])
     assert (config.threads, config.camera.items, config.camera.fps) == (1, None, 2.5)

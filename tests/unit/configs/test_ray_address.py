@@ -33,6 +33,12 @@ def test_nonsense_names_where_it_stands(nonsense: str, monkeypatch: pytest.Monke
     assert os.environ["RAY_ADDRESS"] == nonsense
 
 
+@pytest.mark.parametrize("host", ["..", "a" * 70, "ж" * 70])
+def test_a_host_that_is_none_is_told(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"--ray-address: nobody answers"):
+        must_be_ray(f"{host}:6379")
+
+
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_a_closed_port_is_told_at_once(scheme: str) -> None:
     started = time.monotonic()

@@ -1,6 +1,8 @@
 """A bin runs the fastest of its bundles that computes rightly here."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,19 @@ def test_none_that_proves_itself_is_an_error_that_names_each(both: Path, tmp_pat
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError, match="no bundle"):
         choose.choose(tmp_path / "empty", 1)
+
+
+def test_a_form_that_cannot_be_read_leaves_the_other(both: Path, tmp_path: Path) -> None:
+    (both / "float.onnx").unlink()
+    (both / "float.onnx").symlink_to("nowhere")
+    chosen = choose.choose(both, 1, tmp_path)
+    assert (chosen.why.startswith("int8.onnx takes"), "float.onnx" in chosen.refused[0]) == (True, True)
+
+
+def test_a_folder_of_several_models_is_refused(both: Path, tmp_path: Path, restamp: Callable[..., Path]) -> None:
+    shutil.copy(restamp(lineage={"checkpoint_sha256": "another"}), both / "other.onnx")
+    with pytest.raises(BundleError, match="are of different models; name one of them"):
+        choose.choose(both, 1, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 1}', '{"key": "x", "times": 3}'])

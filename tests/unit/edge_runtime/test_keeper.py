@@ -177,6 +177,28 @@ def test_an_uplink_that_cannot_be_opened_does_not_keep_a_bin_from_serving(tmp_pa
         assert outbox.depth() == 6
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_uplink_whose_thread_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Panic(BaseException):
+        """What a library of another language throws: no Exception."""
+
+    class Panics(_Hub):
+        left = 1
+
+        def post(self, body: bytes) -> Answer:
+            if Panics.left:
+                Panics.left -= 1
+                raise Panic
+            return super().post(body)
+
+    monkeypatch.setattr("edge_runtime.keeper.open_transport", lambda *_: Panics())
+    monkeypatch.setattr(_Hub, "taken", set())
+    monkeypatch.setattr(_Hub, "down", False)
+    config = _config(tmp_path, "camera.fps=10", "uplink.url=http://hub", "uplink.interval_s=0.02")
+    health = run(config, drain_s=10)
+    assert (health.items, len(_Hub.taken), Panics.left) == (6, 6, 0)
+
+
 def test_a_bin_starts_and_serves_on_a_read_only_disk_though_its_outbox_is_damaged(
     small_disk: Path, tmp_path: Path
 ) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.clock import Instant, SystemClock
-from edge_runtime.config import UplinkConfig, without_secrets
+from edge_runtime.config import UplinkConfig
 from edge_runtime.outbox import Outbox
 from edge_runtime.uplink import HttpTransport, Uplink, open_transport
+from vision.addresses import without_secrets
 from vision.errors import ConfigError, UplinkError
 from vision.events import ItemEvent, Receipt, decode_batch, encode_receipt
 
@@ -33,7 +34,20 @@ Make = Callable[..., ItemEvent]
         ("rtsp://admin:a?b#c@cam:554/1", "rtsp://cam:554/1"),
         ("rtsp://admin@cam/1#t=secret", "rtsp://cam/1"),
         ("/dev/v4l/by-id/usb-cam@1", "/dev/v4l/by-id/usb-cam@1"),
-        ("https://hub.example.org/at@home", "https://hub.example.org/at@home"),
+        ("https://hub.example.org/at@home", "https://home"),  # it might be a password; better too little than too much
+        ("https://hub.example.org:8443/city/v1", "https://hub.example.org:8443/city/v1"),
+        ("http://cam:8080/video.cgi?user=admin@site&pwd=secret", "http://cam:8080/video.cgi"),
+        ("http://[::1]:80/x?u=a@b:secret", "http://[::1]:80/x"),
+        ("http://cam:80/x?q=1#a@secret", "http://cam:80/x"),
+        ("rtsp://secret:1?b@cam", "rtsp://***"),
+        ("rtsp://DOMAIN/user:secret@cam/1", "rtsp://cam/1"),
+        ("rtsp://user/pw@cam/1", "rtsp://cam/1"),
+        ("admin:secret@cam/1", "cam/1"),
+        ("//admin:secret@cam/1", "cam/1"),
+        ("rtsp:/admin:secret@cam/1", "cam/1"),
+        ("rtsp://cam:554/live/user=admin_password=secret_channel=1.sdp", "rtsp://cam:554/live"),
+        ("http://cam/v;pw=secret", "http://cam"),
+        ("0", "0"),
     ],
 )
 def test_scheme_host_port_and_path_are_shown_and_no_secret(url: str, shown: str) -> None:

@@ -233,3 +233,12 @@ def test_files_that_are_no_pictures_are_told_by_suffix(picture_folder: Path) -> 
         path.unlink()
     with pytest.raises(DatasetError, match=r"no picture in it; found 3 \.heic"):
         open_dataset(picture_folder)
+
+
+def test_an_index_may_name_pictures_anywhere(picture_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    rows = ["path,label", *(f"{p},{p.parent.name}" for p in sorted(picture_folder.rglob("*.png")))]
+    (tmp_path / "elsewhere" / "index.csv").write_text("\n".join(rows))
+    dataset = read_index(tmp_path / "elsewhere" / "index.csv")
+    assert dataset.counts() == {"glass": 12, "paper": 12}
+    assert dataset.samples[0].name == str(picture_folder / "glass" / "00.png")

@@ -2,6 +2,8 @@
 
 import os
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from pathlib import Path
@@ -136,6 +138,16 @@ def test_what_others_write_to_standard_error_while_pictures_are_decoded_is_kept(
     assert capfd.readouterr().err.count("somebody else\n") == written
 
 
+def test_pictures_are_read_where_standard_error_is_closed(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.jpg"), _photo())
+    code = "import sys; from pathlib import Path; from vision.datasets import read_image; "
+    code += f"print(read_image(Path({str(tmp_path / 'a.jpg')!r})).shape, sys.stderr)"
+    done = subprocess.run(
+        ["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "(120, 160, 3) None"
+
+
 def _transparent(hidden: tuple[int, int, int], kind: np.dtype | type = np.uint8) -> np.ndarray:
     """A grey square on a transparent ground whose hidden colour nobody sees."""
     full = np.iinfo(kind).max
@@ -163,6 +175,48 @@ def test_a_transparent_picture_is_seen_on_white_whatever_colour_is_hidden(
     half[..., :3] = 0
     cv2.imwrite(str(tmp_path / "half.png"), half)
     assert np.abs(read_image(tmp_path / "half.png").astype(int) - 127).max() <= 1
+
+
+def test_a_grey_picture_with_one_transparent_value_is_seen_on_white(tmp_path: Path) -> None:
+    grey = np.full((40, 50), 90, np.uint8)
+    grey[10:20, 10:20] = 0
+    path = tmp_path / "grey.png"
+    cv2.imwrite(str(path), grey)
+    data = path.read_bytes()
+    hidden = b"\x00\x00"
+    chunk = struct.pack(">I", 2) + b"tRNS" + hidden + struct.pack(">I", zlib.crc32(b"tRNS" + hidden))
+    path.write_bytes(data[:33] + chunk + data[33:])
+    pixels = read_image(path)
+    assert (pixels[15, 15].tolist(), pixels[5, 5].tolist()) == ([255] * 3, [90] * 3)
+
+
+def test_a_bitmap_with_a_mask_of_transparency_is_seen_on_white(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 5, 4), np.uint8)
+    pixels[2:, :] = (10, 20, 30, 255)
+    masks = b"".join(m.to_bytes(4, "little") for m in (0xFF0000, 0xFF00, 0xFF, 0xFF000000))
+    header = struct.pack("<IiiHHIIiiII", 108, 5, -4, 1, 32, 3, pixels.nbytes, 0, 0, 0, 0) + masks + bytes(52)
+    (tmp_path / "a.bmp").write_bytes(
+        b"BM" + struct.pack("<IHHI", 122 + pixels.nbytes, 0, 0, 122) + header + pixels.tobytes()
+    )
+    seen = read_image(tmp_path / "a.bmp")
+    assert (seen[0, 0].tolist(), seen[3, 0].tolist()) == ([255] * 3, [10, 20, 30])
+
+
+def test_a_damaged_tiff_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8))
+    data = bytearray(path.read_bytes())
+    refused = 0
+    for seed in range(10):
+        damaged = bytearray(data)
+        at = int(np.random.default_rng(seed).integers(200, len(data) // 2))
+        damaged[at : at + 400] = np.random.default_rng(seed).bytes(400)
+        path.write_bytes(damaged)
+        try:
+            read_image(path)
+        except ImageError:
+            refused += 1
+    assert refused >= 5  # a damage that is a picture too cannot be seen
 
 
 def test_a_transparent_picture_that_exif_turns_is_composed_upright(tmp_path: Path) -> None:
@@ -194,7 +248,9 @@ def test_what_opencv_decodes_is_a_picture_and_the_rest_is_counted_by_suffix(tmp_
     for name in ("phone.heic", "phone2.HEIC", "notes.txt"):
         (folder / name).write_bytes(b"something else")
     (tmp_path / "set" / "README.md").write_text("about the set")
+    (folder / "dead.jpg").symlink_to("nowhere")
     pictures, others = scan(tmp_path / "set")
+    assert others.pop("dead link") == 1
     assert [p.name for p in pictures] == ["a.jfif", "b.JPE", "c.jpg", "d.photo", "damaged.jpg", "no-suffix"]
     assert dict(others) == {".heic": 2, ".txt": 1}
     assert read_image(folder / "a.jfif").shape == (120, 160, 3)
