@@ -62,6 +62,7 @@ def run(
     cv2.setNumThreads(1)  # pictures are small: threads cost more than they bring, and they are onnxruntime's
     claimed = _claim(config.state)
     chosen, refused = _chosen(config)
+    board.give_memory_back()
     classifier, clock = chosen.classifier, SystemClock()
     health = Health(config.bin_id, model=classifier.manifest.model_id, bundle=chosen.why)
     try:

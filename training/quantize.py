@@ -55,7 +55,7 @@ class Scheme:
         percentile: for Percentile: activations beyond it are clipped.
         activations: "uint8", for which x86 has fast kernels, or "int8".
         seven_bits: of the weights, so that sums of two products cannot saturate in the 16 bits of an x86 without VNNI.
-            Depthwise convolutions keep eight: their kernels widen before they multiply, and seven cost them most.
+            Depthwise convolutions keep eight: seven cost them most, and onnxruntime's kernels for them do not saturate.
     """
 
     per_channel: bool = True

@@ -21,7 +21,7 @@ from training.augment import _warp, augmented_input  # noqa: E402
 from training.config import RecipeConfig, TrainConfig  # noqa: E402
 from training.data import FOREIGN, Batches, Pictures, open_foreign_data, stream  # noqa: E402
 from training.models import build  # noqa: E402
-from training.recipes.finetune import finetune, load_trained, predict_logits, prepare  # noqa: E402
+from training.recipes.finetune import bf16_is_fast, finetune, load_trained, predict_logits, prepare  # noqa: E402
 from vision.datasets import Sample, open_dataset  # noqa: E402
 from vision.errors import ConfigError, DatasetError  # noqa: E402
 from vision.preprocess import PreprocessSpec, preprocess  # noqa: E402
@@ -32,6 +32,23 @@ NETWORK = "resnet18"
 
 def _config(settings: list[str], out: Path, *more: str) -> TrainConfig:
     return load(TrainConfig, None, [*settings, f"out={out}", *more])
+
+
+@pytest.mark.parametrize(
+    ("able", "used", "fast"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, "AVX512", True),
+        ({"amx_bf16": True}, "AVX2", False),  # torch was asked to leave it alone
+        ({"avx512_bf16": True}, "AVX512", False),
+        ({}, "DEFAULT", False),
+    ],
+)
+def test_bfloat16_is_taken_where_the_cpu_has_matrix_units_for_it(
+    able: dict[str, bool], used: str, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
+    assert bf16_is_fast() is fast
 
 
 def test_it_learns(run: Path) -> None:
