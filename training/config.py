@@ -82,8 +82,8 @@ class RecipeConfig(StrictModel):
         layer_decay: learning rate of a stage, as a share of that of the stage after it.
         teacher_weight: share of the loss that follows the teachers, if the run has any; the labels have the rest.
         teacher_temperature: logits of both are divided by it in that part.
-        bf16: bfloat16 autocast; "auto" takes it on a GPU, or a CPU with AMX. On one with AVX512-BF16 it is a third slower
-            than float32, on others a scalar loop, 12 times slower.
+        bf16: bfloat16 autocast; "auto" takes it on a GPU, or a CPU with AMX. On one with AVX512-BF16 it is a third
+            slower than float32, on others a scalar loop, 12 times slower.
     """
 
     epochs: int = Field(default=30, ge=1)
