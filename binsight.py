@@ -32,7 +32,9 @@ app.add_typer(training)  # train, tune, export, quantize, data
 app.add_typer(edge, name="edge")
 app.add_typer(hub, name="hub")
 
-Bundle = Annotated[Path | None, typer.Option("--bundle", help="Model bundle; what ships by default.")]
+Bundle = Annotated[
+    Path | None, typer.Option("--bundle", help="Model bundle; what ships by default.")
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=64, help="Threads of onnxruntime.")]
 
 
@@ -45,41 +47,57 @@ class Format(StrEnum):
 
 @app.command()
 def evaluate(
-    data: Annotated[Path | None, typer.Option("--data", help="Folder with a splits.csv, or class folders.")] = None,
-    index: Annotated[
-        Path | None, typer.Option("--index", help="Or a CSV: path, label, and if you have them group and split.")
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with a splits.csv, or class folders.")
     ] = None,
-    foreign: Annotated[
+    index: Annotated[
         Path | None,
-        typer.Option("--foreign", help="A set of other things (not its train split): are they told to be unknown?"),
+        typer.Option(
+            "--index", help="Or a CSV: path, label, and if you have them group and split."
+        ),
+    ] = None,
+    outliers: Annotated[
+        Path | None,
+        typer.Option(
+            "--outliers",
+            help="A set of other things (not its train split): are they told to be unknown?",
+        ),
     ] = None,
     bundle: Bundle = None,
     split: Annotated[
         str | None,
-        typer.Option("--split", help="Split to measure, empty for all; by default val, of an index all but train."),
+        typer.Option(
+            "--split",
+            help="Split to measure, empty for all; by default val, of an index all but train.",
+        ),
     ] = None,
     label_map: LabelMap = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for evaluation.json and a report page.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for evaluation.json and a report page.")
+    ] = None,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", help="JSON lines: path, truth, label, confidence, unknown_score.")
+        Path | None,
+        typer.Option(
+            "--predictions", help="JSON lines: path, truth, label, confidence, unknown_score."
+        ),
     ] = None,
     threads: Threads = 2,
 ) -> None:
-    """Measure a bundle on labelled pictures, exactly as a bin would see them.
+    """Measure a bundle on labelled images, exactly as a bin would see them.
 
-    Things that are none of the bundle's labels measure the unknown test: name a set of them with --foreign, or map
-    their names to "unknown" in the label map.
+    Things that are none of the bundle's labels measure the unknown test: name a set of them with
+    --outliers, or map their names to "unknown" in the label map.
     """
     from dataclasses import replace
 
     from training.evaluate import evaluate as evaluate_bundle
-    from training.evaluate import trained_groups, with_foreign
+    from training.evaluate import trained_groups, with_outliers
     from training.report import write_evaluation
     from vision.datasets import UNKNOWN, open_dataset, read_label_map
     from vision.errors import ConfigError
 
     if (source := data or index) is None or (data and index):
-        raise ConfigError("name the pictures with --data FOLDER or with --index CSV, one of them")
+        raise ConfigError("name the images with --data FOLDER or with --index CSV, one of them")
     names = read_label_map(label_map) if label_map else None
     whole = open_dataset(source, names)
     held = tuple(s for s in whole.samples if s.split != "train")
@@ -90,28 +108,36 @@ def evaluate(
         dataset = whole.select(wanted) if wanted else whole
         if whole.drawn and wanted:
             print(
-                f"note: the set names no splits; {len(dataset.samples)} of its {len(whole.samples)} pictures, which "
-                "training would hold out, are measured. --split '' takes all.", file=sys.stderr,
-            )  # fmt: skip
+                f"note: the set names no splits; {len(dataset.samples)} of its "
+                f"{len(whole.samples)} images, which "
+                "training would hold out, are measured. --split '' takes all.",
+                file=sys.stderr,
+            )
     chosen = _bundle(bundle, one=True)
-    trained = trained_groups(chosen, whole) if all(s.split != "train" for s in dataset.samples) else set()
-    if foreign:
-        dataset = with_foreign(dataset, open_dataset(foreign, names, unmapped=UNKNOWN), chosen)
+    trained = (
+        trained_groups(chosen, whole) if all(s.split != "train" for s in dataset.samples) else set()
+    )
+    if outliers:
+        dataset = with_outliers(dataset, open_dataset(outliers, names, unmapped=UNKNOWN), chosen)
     result = evaluate_bundle(chosen, dataset, threads, progress("evaluating"), trained)
-    result.figures["left_out"], dataset = dict(dataset.left_out), result.dataset
-    for why in result.figures["unreadable"]:
-        print(f"left out: {why}", file=sys.stderr)
+    result.figures["left_out"] = dict(dataset.left_out)
+    dataset = result.dataset
+    for reason in result.figures["unreadable"]:
+        print(f"left out: {reason}", file=sys.stderr)
     print(json.dumps(result.figures, indent=1), flush=True)
     if predictions:
         predictions.parent.mkdir(parents=True, exist_ok=True)
         rows = zip(dataset.samples, result.predictions, strict=True)
         lines = [
             {
-                "path": str(s.path), "truth": s.label, "label": p.label, "confidence": p.confidence,
+                "path": str(s.path),
+                "truth": s.label,
+                "label": p.label,
+                "confidence": p.confidence,
                 "unknown_score": p.unknown_score,
             }
             for s, p in rows
-        ]  # fmt: skip
+        ]
         predictions.write_text("".join(json.dumps(line) + "\n" for line in lines))
     if out:
         print(f"report: {write_evaluation(out, chosen, dataset, result)}", file=sys.stderr)
@@ -119,14 +145,18 @@ def evaluate(
 
 @app.command()
 def classify(
-    paths: Annotated[list[Path], typer.Argument(help="Pictures and folders of pictures.", metavar="PATH...")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Images and folders of images.", metavar="PATH...")
+    ],
     bundle: Bundle = None,
-    format: Annotated[Format, typer.Option("--format", help="Rows for people or JSON lines.")] = Format.table,
+    format: Annotated[
+        Format, typer.Option("--format", help="Rows for people or JSON lines.")
+    ] = Format.table,
     threads: Threads = 2,
 ) -> None:
-    """Say what is on each picture: a row, or a JSON line, each.
+    """Say what is on each image: a row, or a JSON line, each.
 
-    A picture that cannot be read is a line with its error. Exits with 1 only if none could be read.
+    An image that cannot be read is a line with its error. Exits with 1 only if none could be read.
     """
     from edge_runtime.app import classify_paths
 
@@ -149,15 +179,17 @@ def classify(
 
 @app.command()
 def simulate(
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="Write a contact sheet (PNG or JPEG) here.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write a labelled set of pictures into this folder.")
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="Write a contact sheet (PNG or JPEG) here.")
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=10, help="Pictures in the set.")] = 1000,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write a labelled set of images into this folder.")
+    ] = None,
+    images: Annotated[int, typer.Option("--images", min=10, help="Images in the set.")] = 1000,
     labels: Annotated[str, typer.Option("--labels", help="Comma-separated; all by default.")] = "",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal pictures.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal images.")] = 0,
 ) -> None:
-    """Render pictures with the procedural bin camera."""
+    """Render images with the procedural bin camera."""
     import cv2
 
     from vision.errors import ConfigError
@@ -165,18 +197,23 @@ def simulate(
     from vision.simulator.dataset import contact_sheet, simulator_dataset
     from vision.taxonomy import MATERIALS_1
 
-    chosen = MATERIALS_1.ordered(label.strip() for label in labels.split(",")) if labels else tuple(CATALOGUE)
+    chosen = (
+        MATERIALS_1.ordered(label.strip() for label in labels.split(","))
+        if labels
+        else tuple(CATALOGUE)
+    )
     if sheet:
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        picture = contact_sheet(8, seed, chosen)
-        if not cv2.haveImageWriter(str(sheet)) or not cv2.imwrite(str(sheet), picture):
+        image = contact_sheet(8, seed, chosen)
+        if not cv2.haveImageWriter(str(sheet)) or not cv2.imwrite(str(sheet), image):
             raise ConfigError(
-                f"--sheet {sheet}: could not be written; name a .png or .jpg in a folder you may write to"
+                f"--sheet {sheet}: could not be written; name a .png or .jpg in a folder you may "
+                "write to"
             )
         print(sheet)
     if out:
         dataset = simulator_dataset(out, images, seed, chosen)
-        print(f"{out}: {len(dataset.samples)} pictures, {dict(dataset.counts())}")
+        print(f"{out}: {len(dataset.samples)} images, {dict(dataset.counts())}")
     if not sheet and not out:
         raise ConfigError("nothing to do: name --sheet or --out")
 
@@ -184,20 +221,31 @@ def simulate(
 @app.command()
 def demo(
     data: Annotated[
-        Path | None, typer.Option("--data", help="Train on and show these photographs instead of the simulator's.")
+        Path | None,
+        typer.Option(
+            "--data", help="Train on and show these photographs instead of the simulator's."
+        ),
     ] = None,
     bins: Annotated[int, typer.Option("--bins", min=1, help="Simulated bins.")] = 10,
     items: Annotated[int, typer.Option("--items", min=2, help="Items dropped into each bin.")] = 12,
     weights: Annotated[
-        str | None, typer.Option("--weights", help="'scratch', 'pretrained' or a file; the shipped bundle by default.")
+        str | None,
+        typer.Option(
+            "--weights", help="'scratch', 'pretrained' or a file; the shipped bundle by default."
+        ),
     ] = None,
     port: Annotated[int, typer.Option("--port", help="Of the hub; 0 takes a free one.")] = 8040,
-    folder: Annotated[Path, typer.Option("--folder", help="Everything is written here; begun anew each time.")] = Path(
-        "runs/demo"
-    ),
-    exit: Annotated[bool, typer.Option("--exit", help="End when done; non-zero if anything did not add up.")] = False,
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Everything is written here; begun again each time.")
+    ] = Path("runs/demo"),
+    exit: Annotated[
+        bool, typer.Option("--exit", help="End when done; non-zero if anything did not add up.")
+    ] = False,
 ) -> None:
-    """Show the whole line: train, export, quantise, ten bins, one killed hard, a hub, statistics, a page."""
+    """Show the whole line.
+
+    Train, export, quantise, ten bins, one killed hard, a hub, statistics, a page.
+    """
     from binsight_demo import run_demo
 
     if not run_demo(data, bins, items, weights, port, folder, exit):
@@ -223,7 +271,9 @@ def main() -> NoReturn:
     """Run the command line; errors that a user can act on are one line and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name need not be in the terminal's alphabet
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a file's name need not be in the terminal's alphabet
     try:
         app()
     except BinsightError as error:
@@ -238,19 +288,35 @@ def main() -> NoReturn:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        print(f"error: this command needs {error.name}: pip install 'binsight[{extra}]'", file=sys.stderr)
+        print(
+            f"error: this command needs {error.name}: pip install 'binsight[{extra}]'",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except ImportError as error:
         if "ray.train" not in str(error) and "ray.tune" not in str(error):
             raise
-        print("error: this command needs Ray Train and Tune: pip install 'binsight[launch]'", file=sys.stderr)
+        print(
+            "error: this command needs Ray Train and Tune: pip install 'binsight[launch]'",
+            file=sys.stderr,
+        )
         sys.exit(2)
     sys.exit(0)
 
 
 _EXTRAS = {
     **dict.fromkeys(
-        ("torch", "torchvision", "timm", "onnx", "onnxscript", "safetensors", "matplotlib", "jinja2"), "train"
+        (
+            "torch",
+            "torchvision",
+            "timm",
+            "onnx",
+            "onnxscript",
+            "safetensors",
+            "matplotlib",
+            "jinja2",
+        ),
+        "train",
     ),
     **dict.fromkeys(("onnxruntime", "apsw", "httpx2"), "edge"),
     **dict.fromkeys(("gpiozero", "lgpio"), "gpio"),

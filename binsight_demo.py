@@ -1,7 +1,10 @@
-"""`binsight demo`: the whole line from photographs to statistics, through the same commands that a user types.
+"""`binsight demo`.
 
-It drives the three programs from outside and knows only their commands, their files and the hub's address. What it
-checks at the end is the truth that the simulated chutes kept on disk against what the hub publishes.
+The whole line from photographs to statistics, through the same commands that a user types.
+
+It drives the three programs from outside and knows only their commands, their files and the hub's
+address. What it checks at the end is the truth that the simulated chutes kept on disk against what
+the hub publishes.
 """
 
 from __future__ import annotations
@@ -27,12 +30,13 @@ from edge_runtime.config import FLOAT_BUNDLE
 from vision.errors import BinsightError, ConfigError
 from vision.simulator.world import LedgerLine, read_ledger
 
-# A minute or two on two cores of any kind, from the bundle that ships: small pictures, the first stages as they are.
+# A minute or two on two cores of any kind, from the bundle that ships: small images, the first
+# stages as they are.
 RECIPE = (
     "model.name=timm:tf_efficientnet_lite2",
     "model.size_px=128",
     "recipe.epochs=2",
-    "recipe.freeze=4",
+    "recipe.freeze_stages=4",
     "recipe.learning_rate=0.001",
     "recipe.ema_decay=0.95",
     "recipe.mixup_alpha=0",
@@ -71,14 +75,21 @@ class _Bin:
 
 
 def run_demo(
-    data: Path | None, bins: int, items: int, weights: str | None, port: int, folder: Path, exit_when_done: bool
+    data: Path | None,
+    bins: int,
+    items: int,
+    weights: str | None,
+    port: int,
+    folder: Path,
+    exit_when_done: bool,
 ) -> bool:
     """Run the demo; return True if every item dropped in is in the statistics exactly once.
 
     Args:
         data: photographs to train on and to show; None for the simulator's.
         bins, items: how many bins, and items dropped into each.
-        weights: initial weights as `binsight train` takes them; None begins from the bundle that ships.
+        weights: initial weights as `binsight train` takes them; None begins from the bundle that
+            ships.
         port: of the hub; 0 takes a free one.
         folder: where everything is written; what an earlier demo left there is removed.
         exit_when_done: end instead of serving the page until Ctrl-C.
@@ -87,13 +98,17 @@ def run_demo(
         BinsightError: a step failed; the message names it and its log.
     """
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that hub and bins are stopped as by Ctrl-C
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # so that hub and bins are stopped as by Ctrl-C
     _check_port(port)
-    _begin_anew(folder)
+    _clear_folder(folder)
     console.rule("1 · train")
     source = f"data.root={data.resolve()}" if data else f"data.simulator_images={SIMULATOR_IMAGES}"
     settings = [
-        part for key in (source, *RECIPE, f"model.weights={weights or FLOAT_BUNDLE}") for part in ("--set", key)
+        part
+        for key in (source, *RECIPE, f"model.weights={weights or FLOAT_BUNDLE}")
+        for part in ("--set", key)
     ]
     _step("train", "--out", str(folder / "run"), *settings)
     console.rule("2 · export and quantise")
@@ -126,25 +141,29 @@ def _check_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise ConfigError(
-                f"--port {port} is taken ({error.strerror}); stop what listens there, or name another"
+                f"--port {port} is taken ({error.strerror}); stop what listens there, or name "
+                "another"
             ) from error
 
 
-def _begin_anew(folder: Path) -> None:
+def _clear_folder(folder: Path) -> None:
     mark = folder / ".binsight-demo"
     if folder.exists() and any(folder.iterdir()) and not mark.exists():
-        raise ConfigError(f"--folder {folder}: holds files that are not a demo's; name an empty or a new folder")
-    # Simulator pictures are kept: rendering them is the same work each time.
-    pictures, kept = folder / "run" / "pictures", folder.with_name(f".{folder.name}-pictures")
-    if pictures.is_dir():
+        raise ConfigError(
+            f"--folder {folder}: holds files that are not a demo's; name an empty or a new folder"
+        )
+    # Simulator images are kept: rendering them is the same work each time.
+    images = folder / "run" / "images"
+    kept = folder.with_name(f".{folder.name}-images")
+    if images.is_dir():
         shutil.rmtree(kept, ignore_errors=True)
-        pictures.rename(kept)
+        images.rename(kept)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     mark.touch()
     if kept.is_dir():
-        pictures.parent.mkdir()
-        kept.rename(pictures)
+        images.parent.mkdir()
+        kept.rename(images)
 
 
 def _command(*arguments: str) -> list[str]:
@@ -156,18 +175,26 @@ def _step(*arguments: str) -> None:
     console.print(f"[dim]$ binsight {' '.join(arguments)}[/]", soft_wrap=True)
     done = subprocess.run(_command(*arguments), check=False)
     if done.returncode:
-        raise BinsightError(f"'binsight {' '.join(arguments[:2])}' failed with exit code {done.returncode}; see above")
+        raise BinsightError(
+            f"'binsight {' '.join(arguments[:2])}' failed with exit code {done.returncode}; see "
+            "above"
+        )
 
 
 def _quantized(folder: Path) -> Path:
     """Return the int8 bundle, or the float one where int8 is refused: a minute's training may lose too much by it."""
-    float_bundle, int8_bundle = folder / "float.onnx", folder / "int8.onnx"
+    float_bundle = folder / "float.onnx"
+    int8_bundle = folder / "int8.onnx"
     try:
-        _step("quantize", str(float_bundle), "--run", str(folder / "run"), "--out", str(int8_bundle))
+        _step(
+            "quantize", str(float_bundle), "--run", str(folder / "run"), "--out", str(int8_bundle)
+        )
     except BinsightError:
         console.print(
-            "int8 was refused, for the reason above, and the bins run the float bundle: two epochs leave labels so "
-            "close together that rounding moves some; the bundle that ships was trained for 80, and loses 0.2 points"
+            "int8 was refused, for the reason above, and the bins run the float bundle: two "
+            "epochs leave labels so "
+            "close together that rounding moves some; the bundle that ships was trained for 80, "
+            "and loses 0.2 points"
         )
         return float_bundle
     return int8_bundle
@@ -177,11 +204,15 @@ def _quantized(folder: Path) -> Path:
 def _hub(folder: Path, port: int) -> Iterator[str]:
     with (folder / "hub.log").open("wb") as log:
         settings = ["--set", f"lake={folder / 'lake'}", "--set", f"port={port}"]
-        process = subprocess.Popen(_command("hub", "serve", *settings), stdout=subprocess.PIPE, stderr=log)
+        process = subprocess.Popen(
+            _command("hub", "serve", *settings), stdout=subprocess.PIPE, stderr=log
+        )
     try:
         line = process.stdout.readline().decode() if process.stdout else ""
         if not line.startswith("hub: "):
-            raise BinsightError(f"the hub did not start: {(folder / 'hub.log').read_text().strip()[-400:]}")
+            raise BinsightError(
+                f"the hub did not start: {(folder / 'hub.log').read_text().strip()[-400:]}"
+            )
         yield line.removeprefix("hub: ").strip()
     finally:
         process.send_signal(signal.SIGTERM)
@@ -191,9 +222,17 @@ def _hub(folder: Path, port: int) -> Iterator[str]:
             process.kill()
 
 
-def _make_bin(folder: Path, bundle: Path, index: int, items: int, data: Path | None, address: str) -> _Bin:
+def _make_bin(
+    folder: Path, bundle: Path, index: int, items: int, data: Path | None, address: str
+) -> _Bin:
     name = f"bin-{index + 1:02}"
-    camera: dict[str, Any] = {"width_px": 320, "height_px": 240, "fps": BIN_FPS, "items": items, "seed": index}
+    camera: dict[str, Any] = {
+        "width_px": 320,
+        "height_px": 240,
+        "fps": BIN_FPS,
+        "items": items,
+        "seed": index,
+    }
     if data:
         camera |= {
             "kind": "folder",
@@ -220,27 +259,43 @@ def _watch(fleet: list[_Bin], items: int) -> str:
     """Start the bins, kill one with SIGKILL while an item lies in it, wait for all; return what was killed when."""
     for member in fleet:
         member.start()
-    victim, story = fleet[min(1, len(fleet) - 1)], ""
+    victim = fleet[min(1, len(fleet) - 1)]
+    story = ""
     # An item takes about two seconds at BIN_FPS where the machine keeps up.
     patience_s = 120 + 6 * items * max(1.0, len(fleet) / 10)
     deadline = time.monotonic() + patience_s
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("items served", total=items * len(fleet))
         while any(member.process and member.process.poll() is None for member in fleet):
             lines = victim.ledger()
-            if not story and lines and lines[-1].what == "dropped" and lines[-1].index >= items // 2:
+            if (
+                not story
+                and lines
+                and lines[-1].what == "dropped"
+                and lines[-1].index >= items // 2
+            ):
                 victim.kill()
-                story = (
-                    f"{victim.name} was killed (SIGKILL) while item {lines[-1].index + 1} lay in it, and started again"
-                )
+                story = f"{victim.name} was killed (SIGKILL) while item {lines[-1].index + 1} lay in it, and started again"
                 progress.console.print(f"[yellow]{story}[/]")
                 victim.start()
-            progress.update(bar, completed=sum(line.what == "cleared" for m in fleet for line in m.ledger()))
+            progress.update(
+                bar, completed=sum(line.what == "cleared" for m in fleet for line in m.ledger())
+            )
             if time.monotonic() > deadline:
-                raise BinsightError(f"the bins are not done after {patience_s:.0f} s; see {victim.state.parent}/*.log")
+                raise BinsightError(
+                    f"the bins are not done after {patience_s:.0f} s; see "
+                    f"{victim.state.parent}/*.log"
+                )
             time.sleep(0.05)
-        progress.update(bar, completed=sum(line.what == "cleared" for m in fleet for line in m.ledger()))
+        progress.update(
+            bar, completed=sum(line.what == "cleared" for m in fleet for line in m.ledger())
+        )
     if failed := [m.name for m in fleet if m.process and m.process.returncode]:
         raise BinsightError(f"{', '.join(failed)} failed; see {victim.state.parent}/*.log")
     return story
@@ -248,24 +303,37 @@ def _watch(fleet: list[_Bin], items: int) -> str:
 
 def _check(fleet: list[_Bin], folder: Path, items: int, killed: str) -> bool:
     """Compare the truth of every chute with the hub's statistics; print what was found."""
-    from cluster import stats  # noqa: PLC0415  the hub's libraries are loaded only now
+    from cluster import stats  # noqa: PLC0415
     from cluster.lake import Lake  # noqa: PLC0415
 
     lake = Lake(folder / "lake")
     counted = {row["bin_id"]: row["items"] for row in stats.query(lake, ["bin_id"])}
     gaps = {row["bin_id"]: row["missing"] for row in stats.bins(lake)}
     seen = stats.labels_in_order(lake)
-    doubles = stats.doubles(lake)
+    duplicates = stats.duplicates(lake)
     table = Table(
-        "bin", "dropped in", "in the statistics", "missing", "label right", title="truth of the chutes against the hub"
+        "bin",
+        "dropped in",
+        "in the statistics",
+        "missing",
+        "label right",
+        title="truth of the chutes against the hub",
     )
-    adds_up, right, total = doubles == 0 and bool(killed), 0, 0
+    adds_up = duplicates == 0 and bool(killed)
+    right = 0
+    total = 0
     for member in fleet:
         truth = [line.label for line in member.ledger() if line.what == "dropped"]
         unserved = [line for line in member.ledger() if line.what == "missed"]
         hits = sum(a == b for a, b in zip(truth, seen.get(member.name, []), strict=False))
-        good = len(truth) == items == counted.get(member.name, 0) and gaps.get(member.name) == 0 and not unserved
-        adds_up, right, total = adds_up and good, right + hits, total + len(truth)
+        good = (
+            len(truth) == items == counted.get(member.name, 0)
+            and gaps.get(member.name) == 0
+            and not unserved
+        )
+        adds_up = adds_up and good
+        right = right + hits
+        total = total + len(truth)
         cells = (
             member.name,
             len(truth),
@@ -277,7 +345,8 @@ def _check(fleet: list[_Bin], folder: Path, items: int, killed: str) -> bool:
     console.print(table)
     console.print(killed or "[red]no bin was killed[/]")
     console.print(
-        f"{total} items dropped in, {sum(counted.values())} in the statistics, {doubles} twice; label right: {right}"
+        f"{total} items dropped in, {sum(counted.values())} in the statistics, {duplicates} "
+        f"twice; label right: {right}"
     )
     console.print("[green]it adds up[/]" if adds_up else "[bold red]it does not add up[/]")
     return adds_up

@@ -1,1 +1,4 @@
-"""Measurements, each against what a user would use instead, in one run. Prints JSON lines: `make bench`."""
+"""Measurements, each against what a user would use instead, in one run.
+
+Prints JSON lines: `make bench`.
+"""

@@ -1,4 +1,7 @@
-"""Run the benchmarks named on the command line, or all: `python -m benchmarks [frame_to_decision ingest ...]`."""
+"""Run the benchmarks named on the command line, or all.
+
+`python -m benchmarks [frame_to_decision ingest ...]`.
+"""
 
 import importlib
 import json
@@ -8,7 +11,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from edge_runtime import board
+from edge_runtime import host
 
 
 def main() -> None:
@@ -19,7 +22,7 @@ def main() -> None:
     if unknown := sorted(set(chosen) - set(known)):
         sys.exit(f"error: no benchmark {', '.join(unknown)}; known: {', '.join(known)}")
     machine = {
-        "cpu": board.cpu_name(),
+        "cpu": host.cpu_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "onnxruntime": version("onnxruntime"),

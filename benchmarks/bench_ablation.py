@@ -1,9 +1,11 @@
-"""What each ingredient of the recipe is worth: the recipe without it, in grouped cross-validation and in another place.
+"""What each ingredient of the recipe is worth.
 
-A small version of the recipe of configs/trashnet.yaml (smaller pictures, few epochs), so the accuracies are lower than
-the shipped bundle's; what counts is the difference from the first row. Takes about three quarters of an hour on two
-cores; what was trained when it was stopped is kept in runs/ablation and not trained again.
-Prints nothing where ../shared is missing.
+The recipe without it, in grouped cross-validation and in another place.
+
+A small version of the recipe of configs/trashnet.yaml (smaller images, few epochs), so the
+accuracies are lower than the shipped bundle's; what counts is the difference from the first row.
+Takes about three quarters of an hour on two cores; what was trained when it was stopped is kept in
+runs/ablation and not trained again. Prints nothing where ../shared is missing.
 """
 
 import csv
@@ -23,22 +25,31 @@ from vision.datasets import open_dataset
 from vision.decision import softmax
 from vision.metrics import auroc, group_bootstrap
 
-SHARED, OUT = Path("../shared/data"), Path("runs/ablation")
-FOLDS, USED = 3, 1
+SHARED = Path("../shared/data")
+OUT = Path("runs/ablation")
+FOLDS = 3
+USED = 1
 SMALL = {
-    "model.size_px": 128, "recipe.epochs": 6, "recipe.head_epochs": 1, "recipe.calm_epochs": 1,
+    "model.size_px": 128,
+    "recipe.epochs": 6,
+    "recipe.freeze_backbone_epochs": 1,
+    "recipe.mixup_off_epochs": 1,
     "recipe.ema_decay": 0.99,
-}  # fmt: skip
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "the recipe": {},
-    "no items on other floors": {"recipe.cut_out": 0.0},
-    "no things of no label": {"recipe.foreign": 0.0},
-    "nine labels": {"data.also": [str(SHARED / "extra_open")], "data.foreign": [], "data.foreign_simulated": 0},
+    "no items on other floors": {"recipe.background_swap": 0.0},
+    "no things of no label": {"recipe.outlier_share": 0.0},
+    "nine labels": {
+        "data.also": [str(SHARED / "extra_open")],
+        "data.outliers": [],
+        "data.outliers_simulated": 0,
+    },
     "no mixup": {"recipe.mixup_alpha": 0.0},
     "CutMix in 30 % of batches": {"recipe.cutmix": 0.3},
     "one learning rate for all stages": {"recipe.layer_decay": 1.0},
-    "no frozen stages": {"recipe.freeze": 0},
-    "the whole network from the start": {"recipe.head_epochs": 0},
+    "no frozen stages": {"recipe.freeze_stages": 0},
+    "the whole network from the start": {"recipe.freeze_backbone_epochs": 0},
     "labels weighed by frequency": {"recipe.class_weighted": True},
     "no label smoothing": {"recipe.label_smoothing": 0.0},
     "no moving average": {"recipe.ema_decay": 0.0},
@@ -58,27 +69,33 @@ def measure() -> Iterator[dict[str, Any]]:
     groups = [s.group for fold in folds for s in open_dataset(fold).select("val").samples]
     first: Any = None
     for name, values in VARIANTS.items():
-        right, elsewhere, doubt = [], [], []
+        right = []
+        elsewhere = []
+        doubt = []
         for number, fold in enumerate(folds):
             out = OUT / f"{name.replace(' ', '-').replace('%', '')}-{number}"
             config = with_values(base, {**values, "data.root": str(fold), "out": str(out)})
             finetune(config)
-            known, place, foreign = _outputs(config)
+            known, place, outliers = _outputs(config)
             right.append(known[0].argmax(1) == known[1])
             elsewhere.append(float((place[0].argmax(1) == place[1]).mean()))
-            if len(foreign):
-                certainty = np.concatenate([softmax(known[0]).max(1), softmax(foreign).max(1)])
+            if len(outliers):
+                certainty = np.concatenate([softmax(known[0]).max(1), softmax(outliers).max(1)])
                 doubt.append(auroc(certainty, np.arange(len(certainty)) < len(known[1])))
         right_n = np.concatenate(right).astype(float)
         first = right_n if first is None else first
         gap = right_n - first
         low, high = group_bootstrap(groups, lambda some, gap=gap: float(gap[some].mean()))  # type: ignore[misc]
         yield {
-            "variant": name, "accuracy": round(float(right_n.mean()), 4), "change": round(float(gap.mean()), 4),
-            "change_95": [round(low, 4), round(high, 4)], "realwaste": round(float(np.mean(elsewhere)), 4),
+            "variant": name,
+            "accuracy": round(float(right_n.mean()), 4),
+            "change": round(float(gap.mean()), 4),
+            "change_95": [round(low, 4), round(high, 4)],
+            "realwaste": round(float(np.mean(elsewhere)), 4),
             "unknown_auroc_by_softmax": round(float(np.mean(doubt)), 4) if doubt else None,
-            "folds": USED, "pictures": len(right_n),
-        }  # fmt: skip
+            "folds": USED,
+            "images": len(right_n),
+        }
 
 
 def _folds() -> list[Path]:
@@ -87,7 +104,9 @@ def _folds() -> list[Path]:
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     OUT.mkdir(parents=True, exist_ok=True)
     paths = []
-    for number, (_, held) in enumerate(splitter.split(samples, [s.label for s in samples], [s.group for s in samples])):
+    for number, (_, held) in enumerate(
+        splitter.split(samples, [s.label for s in samples], [s.group for s in samples])
+    ):
         path = OUT / f"fold{number}.csv"
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -101,13 +120,22 @@ def _folds() -> list[Path]:
 
 def _outputs(config: TrainConfig) -> tuple[Any, Any, Any]:
     model, labels, _ = load_trained(config.out)
-    spec, cpu = config.model.preprocess(), torch.device("cpu")
+    spec = config.model.preprocess()
+    cpu = torch.device("cpu")
 
     def run(samples: Any) -> Any:
         return predict_logits(model, prepare(samples, spec), cpu)
 
     val = open_dataset(config.data.root or Path()).select("val").samples
     place = open_dataset(SHARED / "realwaste_nc", {name: name for name in MATERIALS}).samples
-    foreign = tuple(s for s in open_dataset(SHARED / "extra_open").select("val").samples if s.label not in labels)
+    outliers = tuple(
+        s
+        for s in open_dataset(SHARED / "extra_open").select("val").samples
+        if s.label not in labels
+    )
     targets = [np.array([labels.index(s.label) for s in some]) for some in (val, place)]
-    return (run(val), targets[0]), (run(place), targets[1]), run(foreign) if foreign else np.empty((0, len(labels)))
+    return (
+        (run(val), targets[0]),
+        (run(place), targets[1]),
+        run(outliers) if outliers else np.empty((0, len(labels))),
+    )

@@ -1,4 +1,7 @@
-"""Aggregation of a fleet's events: the kernel in this process against the same kernel as Ray tasks."""
+"""Aggregation of a fleet's events.
+
+The kernel in this process against the same kernel as Ray tasks.
+"""
 
 import tempfile
 import time
@@ -10,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.aggregate import merge, partial
+from cluster.aggregate import aggregate_files, merge
 from cluster.distributed import aggregate_with_ray
 from cluster.lake import EVENT_SCHEMA
 
-DAYS, EVENTS_PER_DAY, BINS = 6, 500_000, 1000
+DAYS = 6
+EVENTS_PER_DAY = 500_000
+BINS = 1000
 LABELS = ("cardboard", "glass", "metal", "paper", "plastic", "trash")
 
 
@@ -23,7 +28,7 @@ def measure() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         parts = [[_write_day(Path(folder), day)] for day in range(DAYS)]
         started = time.perf_counter()
-        local = merge([partial(files) for files in parts])
+        local = merge([aggregate_files(files) for files in parts])
         local_s = time.perf_counter() - started
         started = time.perf_counter()
         distributed = aggregate_with_ray(parts)
@@ -31,7 +36,8 @@ def measure() -> Iterator[dict[str, Any]]:
     yield {
         "events": DAYS * EVENTS_PER_DAY,
         "rows": local.items.num_rows,
-        "equal": local.items.equals(distributed.items) and local.outboxes.equals(distributed.outboxes),
+        "equal": local.items.equals(distributed.items)
+        and local.outboxes.equals(distributed.outboxes),
         "local_s": round(local_s, 2),
         "ray_s": round(ray_s, 2),
         "ray_to_local": round(ray_s / local_s, 2),
@@ -39,19 +45,24 @@ def measure() -> Iterator[dict[str, Any]]:
 
 
 def _write_day(folder: Path, day: int) -> str:
-    rng, n = np.random.default_rng(day), EVENTS_PER_DAY
+    rng = np.random.default_rng(day)
+    n = EVENTS_PER_DAY
     bins = rng.integers(BINS, size=n)
     columns: dict[str, Any] = {}
     for field in EVENT_SCHEMA:
         columns[field.name] = (
-            pa.array(np.zeros(n, int)).cast(field.type) if field.type != pa.string() else pa.array([""] * n)
+            pa.array(np.zeros(n, int)).cast(field.type)
+            if field.type != pa.string()
+            else pa.array([""] * n)
         )
     labels = np.array(LABELS)[rng.integers(len(LABELS), size=n)]
     columns |= {
         "outbox_id": pa.array([f"o{b}" for b in bins]),
         "bin_id": pa.array([f"bin-{b}" for b in bins]),
         "seq": pa.array(np.arange(n) + 1 + day * n),
-        "received_utc_ms": pa.array(1_790_000_000_000 + day * 86_400_000 + np.sort(rng.integers(86_400_000, size=n))),
+        "received_utc_ms": pa.array(
+            1_790_000_000_000 + day * 86_400_000 + np.sort(rng.integers(86_400_000, size=n))
+        ),
         "confidence": pa.array(rng.random(n)),
         "label": pa.array(labels),
         "stream": pa.array(labels),

@@ -1,4 +1,7 @@
-"""kill -9 at random instants while items fall, the hub up and down at random: what is lost, what is counted twice."""
+"""kill -9 at random instants while items fall, the hub up and down at random.
+
+What is lost, what is counted twice.
+"""
 
 import os
 import random
@@ -17,8 +20,15 @@ from cluster.lake import Lake
 from edge_runtime.outbox import Outbox
 from vision.simulator.world import read_ledger
 
-KILLS, BINS = 500, 2
-_TINY = ("camera.width_px=160", "camera.height_px=120", "camera.fps=0", "threads=1", "uplink.backoff_max_s=0.5")
+KILLS = 500
+BINS = 2
+_TINY = (
+    "camera.width_px=160",
+    "camera.height_px=120",
+    "camera.fps=0",
+    "threads=1",
+    "uplink.backoff_max_s=0.5",
+)
 
 
 class Hub:
@@ -28,16 +38,21 @@ class Hub:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
-        self.url, self._lake, self._rng = f"http://127.0.0.1:{self._port}", lake, rng
-        self.kills, self._over = 0, threading.Event()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._lake = lake
+        self._rng = rng
+        self.kills = 0
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start one hub process."""
-        words = ["hub", "serve", f"--set=lake={self._lake}", f"--set=port={self._port}"]
+        arguments = ["hub", "serve", f"--set=lake={self._lake}", f"--set=port={self._port}"]
         return subprocess.Popen(
-            [sys.executable, "-m", "binsight", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "binsight", *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     def close(self) -> None:
@@ -63,19 +78,34 @@ def crash(folder: Path, kills: int, bins: int, seed: int = 0) -> dict[str, Any]:
         kills: in all; bins: at the same time.
 
     Returns:
-        kills, hub_kills, items (cleared by a lid), events in the lake, lost (numbers that an outbox has given and the
-        lake has not), double (numbers that the lake has twice), unrecorded (items whose lid moved and whose event was
-        not yet appended: one for each kill at most).
+        kills, hub_kills, items (cleared by a lid), events in the lake, lost (numbers that an outbox
+        has given and the lake has not), double (numbers that the lake has twice), unrecorded (items
+        whose lid moved and whose event was not yet appended: one for each kill at most).
     """
     rng = random.Random(seed)
     hub = Hub(folder / "lake", random.Random(seed + 1))
     states = [folder / f"bin{i}" for i in range(bins)]
 
     def live(state: Path, number: int, some: random.Random) -> None:
-        sets = [*_TINY, f"state={state}", f"bin_id=bin{number}", f"uplink.url={hub.url}", f"camera.seed={number}"]
-        command = [sys.executable, "-m", "binsight", "edge", "run", *(f"--set={word}" for word in sets)]
+        sets = [
+            *_TINY,
+            f"state={state}",
+            f"bin_id=bin{number}",
+            f"uplink.url={hub.url}",
+            f"camera.seed={number}",
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "binsight",
+            "edge",
+            "run",
+            *(f"--set={word}" for word in sets),
+        ]
         for _ in range(kills // bins):
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             time.sleep(some.uniform(0.2, 2.5))
             if process.poll() is not None:
                 raise RuntimeError(f"bin {number} ended by itself with {process.returncode}")
@@ -83,19 +113,24 @@ def crash(folder: Path, kills: int, bins: int, seed: int = 0) -> dict[str, Any]:
             process.wait()
 
     threads = [
-        threading.Thread(target=live, args=(s, i, random.Random(rng.random()))) for i, s in enumerate(states)
-    ]  # fmt: skip
+        threading.Thread(target=live, args=(s, i, random.Random(rng.random())))
+        for i, s in enumerate(states)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     hub.close()
-    items, given, identities = 0, dict[str, int](), []
+    items = 0
+    given = dict[str, int]()
+    identities = []
     for state in states:
         items += sum(line.what == "cleared" for line in read_ledger(state / "truth.jsonl"))
         with Outbox(state / "outbox.sqlite", state.name) as outbox:
             identities.append(outbox.outbox_id)
-            rows: list[Any] = outbox._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchall()
+            rows: list[Any] = outbox._db.execute(
+                "SELECT seq FROM sqlite_sequence WHERE name = 'event'"
+            ).fetchall()
             given[outbox.outbox_id] = int(rows[0][0]) if rows else 0
             assert outbox.dropped() == 0
     _deliver(hub, states)
@@ -106,10 +141,14 @@ def crash(folder: Path, kills: int, bins: int, seed: int = 0) -> dict[str, Any]:
         found = db.read_parquet(files).project("outbox_id, seq").fetchall()
     wanted = {(outbox, seq) for outbox, last in given.items() for seq in range(1, last + 1)}
     return {
-        "kills": kills // bins * bins, "hub_kills": hub.kills, "items": items, "events": len(found),
-        "lost": len(wanted - set(found)), "double": len(found) - len(set(found)),
+        "kills": kills // bins * bins,
+        "hub_kills": hub.kills,
+        "items": items,
+        "events": len(found),
+        "lost": len(wanted - set(found)),
+        "double": len(found) - len(set(found)),
         "unrecorded": items - sum(given.values()),
-    }  # fmt: skip
+    }
 
 
 def _deliver(hub: Hub, states: list[Path]) -> None:

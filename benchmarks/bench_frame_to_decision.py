@@ -1,6 +1,9 @@
-"""Frame to decision on 640x480 frames against the bare graph, and against the preprocessing that most people write.
+"""Frame to decision on 640x480 frames against the bare graph.
 
-As on the bin, each frame has just come from the camera and was looked at by the trigger; neither is timed here.
+And against the preprocessing that most people write.
+
+As on the bin, each frame has just come from the camera and was looked at by the trigger; neither is
+timed here.
 """
 
 import time
@@ -20,12 +23,19 @@ ROUNDS = 400
 
 
 def measure() -> Iterator[dict[str, Any]]:
-    """Yield one row for each number of threads. The three ways take turns, so that a busy moment meets them all."""
-    frames = [render(label, 640, 480, seed) for seed, label in enumerate(("glass", "paper", "metal", "plastic"))]
+    """Yield one row for each number of threads.
+
+    The three ways take turns, so that a busy moment meets them all.
+    """
+    frames = [
+        render(label, 640, 480, seed)
+        for seed, label in enumerate(("glass", "paper", "metal", "plastic"))
+    ]
     cv2.setNumThreads(1)
     for threads in (1, 2):
         classifier = Classifier(INT8_BUNDLE, threads)
-        # One session for all three ways: the waiting threads of a second one would spin on the same cores.
+        # One session for all three ways: the waiting threads of a second one would spin on the same
+        # cores.
         session = classifier._session
         ready = np.zeros((1, 224, 224, 3), np.uint8)
 
@@ -33,12 +43,22 @@ def measure() -> Iterator[dict[str, Any]]:
             session.run(None, {"pixels": ready})
 
         def plain(frame: Any, session: Any = session) -> None:
-            # resize, scale, mean, std, transpose in numpy, as in most tutorials; the graph then runs as it is
-            small = cv2.cvtColor(cv2.resize(frame, (224, 224)), cv2.COLOR_BGR2RGB).astype(np.float32) / 255
-            np.ascontiguousarray(((small - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)).transpose(2, 0, 1)[None])
+            # resize, scale, mean, std, transpose in numpy, as in most tutorials; the graph then
+            # runs as it is
+            small = (
+                cv2.cvtColor(cv2.resize(frame, (224, 224)), cv2.COLOR_BGR2RGB).astype(np.float32)
+                / 255
+            )
+            np.ascontiguousarray(
+                ((small - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)).transpose(2, 0, 1)[None]
+            )
             bare(frame, session)
 
-        ways: dict[str, Callable[[Any], Any]] = {"bare": bare, "ours": classifier.classify, "plain": plain}
+        ways: dict[str, Callable[[Any], Any]] = {
+            "bare": bare,
+            "ours": classifier.classify,
+            "plain": plain,
+        }
         trigger = Trigger(TriggerConfig())
         times: dict[str, list[float]] = {name: [] for name in ways}
         for i in range(ROUNDS):
@@ -48,7 +68,11 @@ def measure() -> Iterator[dict[str, Any]]:
                 started = time.perf_counter()
                 way(frame.pixels_hwc)
                 times[name].append(1000 * (time.perf_counter() - started))
-        row: dict[str, Any] = {"threads": threads, "frame": "640x480", "bundle_mb": INT8_BUNDLE.stat().st_size / 1e6}
+        row: dict[str, Any] = {
+            "threads": threads,
+            "frame": "640x480",
+            "bundle_mb": INT8_BUNDLE.stat().st_size / 1e6,
+        }
         for name, values in times.items():
             row[f"{name}_ms_median"], row[f"{name}_ms_p95"] = (
                 round(float(np.percentile(values[50:], q)), 3) for q in (50, 95)

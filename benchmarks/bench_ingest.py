@@ -1,4 +1,7 @@
-"""Durable events a second of one hub process, by batch size: from the bytes of a request to the synced commit."""
+"""Durable events a second of one hub process, by batch size.
+
+From the bytes of a request to the synced commit.
+"""
 
 import random
 import tempfile
@@ -10,16 +13,39 @@ from typing import Any
 
 from cluster.ingest import Ingest
 from cluster.lake import Lake
-from vision.events import Batch, ItemEvent, decode_batch, encode_batch
+from vision.events import Batch, ItemEvent
+from vision.wire import decode_batch, encode_batch
 
 EVENT = ItemEvent(
-    1_790_000_000_000, 5000, "boot", True, "m" * 64, "eu-low", "1", "glass", 0.93, 0.9, "plastic", 0.05, "known",
-    "glass", "glass at 0.93", "moved", 0.2, 2.1, 2.6, 120.0, 300.0,
-)  # fmt: skip
+    1_790_000_000_000,
+    5000,
+    "boot",
+    True,
+    "m" * 64,
+    "eu-low",
+    "1",
+    "glass",
+    0.93,
+    0.9,
+    "plastic",
+    0.05,
+    "known",
+    "glass",
+    "glass at 0.93",
+    "moved",
+    0.2,
+    2.1,
+    2.6,
+    120.0,
+    300.0,
+)
 
 
 def _events(count: int, seed: int) -> tuple[tuple[int, ItemEvent], ...]:
-    """Return numbered events whose figures differ as those of real ones do, so that they compress no better."""
+    """Return numbered events whose figures differ as those of real ones do.
+
+    So that they compress no better.
+    """
     rng = random.Random(seed)
     return tuple(
         (
@@ -51,11 +77,17 @@ def measure() -> Iterator[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             ingest = Ingest(Lake(Path(folder)), lambda: 1_790_000_000_000, 0, 10**6)
             ingest.commit([decode_batch(body) for body in bodies])
-            rounds, started = 10, time.perf_counter()
+            rounds = 10
+            started = time.perf_counter()
             for k in range(rounds):
                 shifted = [decode_batch(body) for body in bodies]
                 moved = [
-                    Batch(b.outbox_id, b.bin_id, 0, tuple((n + (k + 1) * size, e) for n, e in b.events))
+                    Batch(
+                        b.outbox_id,
+                        b.bin_id,
+                        0,
+                        tuple((n + (k + 1) * size, e) for n, e in b.events),
+                    )
                     for b in shifted
                 ]
                 ingest.commit(moved)

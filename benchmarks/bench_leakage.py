@@ -1,8 +1,11 @@
-"""How much near-duplicates inflate figures on TrashNet: cross-validation with and without regard to groups.
+"""How much near-duplicates inflate figures on TrashNet.
 
-The network is frozen (MobileNetV2, ImageNet weights), so every difference is the split's. The same pictures are judged
-twice: once with their near-duplicates spread over all folds, as nearly all published splits do, once with each group in
-one fold. The interval comes from resampling groups. Prints nothing where ../shared is missing.
+Cross-validation with and without regard to groups.
+
+The network is frozen (MobileNetV2, ImageNet weights), so every difference is the split's. The same
+images are scored twice: once with their near-duplicates spread over all folds, as nearly all
+published splits do, once with each group in one fold. The interval comes from resampling groups.
+Prints nothing where ../shared is missing.
 """
 
 from collections.abc import Iterator
@@ -17,26 +20,35 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from training.data import Pictures
+from training.data import Images
 from training.models import build
 from vision.datasets import open_dataset
 from vision.metrics import group_bootstrap
-from vision.preprocess import PreprocessSpec, preprocess
+from vision.preprocess import Fit, PreprocessSpec, preprocess
 
 SHARED = Path("../shared")
-FOLDS, REPEATS = 5, 5
+FOLDS = 5
+REPEATS = 5
 
 
 def measure() -> Iterator[dict[str, Any]]:
-    """Yield one row for each classifier: accuracy ungrouped and grouped, and the difference with its 95 % interval."""
+    """Yield one row for each classifier.
+
+    Accuracy ungrouped and grouped, and the difference with its 95 % interval.
+    """
     if not SHARED.is_dir():
         return
     samples = tuple(s for s in open_dataset(SHARED / "data/trashnet").samples if not s.suspect)
-    x_nd, y_n = _features(samples), np.array([s.label for s in samples])
+    x_nd = _features(samples)
+    y_n = np.array([s.label for s in samples])
     groups = np.array([s.group for s in samples])
     for name, model in {
-        "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(C=0.003, max_iter=300)),
-        "nearest neighbour": make_pipeline(StandardScaler(), KNeighborsClassifier(1, metric="cosine")),
+        "logistic regression": make_pipeline(
+            StandardScaler(), LogisticRegression(C=0.003, max_iter=300)
+        ),
+        "nearest neighbour": make_pipeline(
+            StandardScaler(), KNeighborsClassifier(1, metric="cosine")
+        ),
     }.items():
         right = {"ungrouped": np.zeros(len(y_n)), "grouped": np.zeros(len(y_n))}
         for seed in range(REPEATS):
@@ -45,25 +57,34 @@ def measure() -> Iterator[dict[str, Any]]:
                 "grouped": StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed),
             }.items():
                 for train, test in folds.split(x_nd, y_n, groups):
-                    right[way][test] += (model.fit(x_nd[train], y_n[train]).predict(x_nd[test]) == y_n[test]) / REPEATS
+                    right[way][test] += (
+                        model.fit(x_nd[train], y_n[train]).predict(x_nd[test]) == y_n[test]
+                    ) / REPEATS
         gap = right["ungrouped"] - right["grouped"]
         low, high = group_bootstrap(groups.tolist(), lambda some, gap=gap: float(gap[some].mean()))  # type: ignore[misc]
         _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
         shared = sizes[index] > 1
         yield {
-            "classifier": name, "pictures": len(y_n), "with_near_duplicates": int(shared.sum()),
+            "classifier": name,
+            "images": len(y_n),
+            "with_near_duplicates": int(shared.sum()),
             "ungrouped": round(float(right["ungrouped"].mean()), 4),
             "grouped": round(float(right["grouped"].mean()), 4),
-            "inflation": round(float(gap.mean()), 4), "inflation_95": [round(low, 4), round(high, 4)],
-            "inflation_on_pictures_with_near_duplicates": round(float(gap[shared].mean()), 4),
-        }  # fmt: skip
+            "inflation": round(float(gap.mean()), 4),
+            "inflation_95": [round(low, 4), round(high, 4)],
+            "inflation_on_images_with_near_duplicates": round(float(gap[shared].mean()), 4),
+        }
 
 
 def _features(samples: Any) -> Any:
-    model = build("mobilenet_v2", 6, 0.0, str(SHARED / "weights/mobilenet_v2-imagenet.safetensors")).eval()
-    spec, pictures, rows = PreprocessSpec(224, 224, "stretch", "rgb"), Pictures(samples, 0), []
+    model = build(
+        "mobilenet_v2", 6, 0.0, str(SHARED / "weights/mobilenet_v2-imagenet.safetensors")
+    ).eval()
+    spec = PreprocessSpec(224, 224, Fit.STRETCH, "rgb")
+    images = Images(samples, 0)
+    rows = []
     with torch.inference_mode():
-        for start in range(0, len(pictures), 32):
-            some = [preprocess(pictures[i], spec) for i in range(start, min(start + 32, len(pictures)))]
+        for start in range(0, len(images), 32):
+            some = [preprocess(images[i], spec) for i in range(start, min(start + 32, len(images)))]
             rows.append(model(torch.from_numpy(np.concatenate(some)))[1].numpy())
     return np.concatenate(rows)

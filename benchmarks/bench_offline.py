@@ -1,5 +1,6 @@
-"""Thirty days offline at 2,000 items a day, then the hub: what arrives, how large the disk grew; once more with a small
-outbox, where the oldest must go and be counted. Clocks jump meanwhile.
+"""Thirty days offline at 2,000 items a day, then the hub: what arrives, how large the disk grew.
+
+Once more with a small outbox, where the oldest must go and be counted. Clocks jump meanwhile.
 """
 
 import tempfile
@@ -18,9 +19,11 @@ from edge_runtime.config import OutboxConfig, UplinkConfig
 from edge_runtime.outbox import Outbox
 from edge_runtime.uplink import Answer, Uplink
 from vision.errors import UplinkError
-from vision.events import ItemEvent, decode_batch, encode_receipt
+from vision.events import ItemEvent
+from vision.wire import decode_batch, encode_receipt
 
-DAYS, ITEMS_A_DAY = 30, 2000
+DAYS = 30
+ITEMS_A_DAY = 2000
 DAY_MS = 86_400_000
 BEGIN_UTC_MS = 1_780_000_000_000
 
@@ -43,7 +46,8 @@ class Network:
     """The way to a real ingest; down for the month."""
 
     def __init__(self, ingest: Ingest) -> None:
-        self._ingest, self.up = ingest, False
+        self._ingest = ingest
+        self.up = False
 
     def post(self, body: bytes) -> Answer:
         """Deliver, if the network is up."""
@@ -57,9 +61,11 @@ class Network:
 
 def offline(folder: Path, max_bytes: int, days: int = DAYS) -> dict[str, Any]:
     """Live a month without a hub, then send everything; return what came of it."""
-    month, ten_years_ms = Month(), 3650 * DAY_MS
+    month = Month()
+    ten_years_ms = 3650 * DAY_MS
     ingest = Ingest(Lake(folder / "lake"), lambda: month.true_utc_ms, 0.0, 50_000)
-    network, largest = Network(ingest), 0
+    network = Network(ingest)
+    largest = 0
     true: dict[int, int] = {}
     with Outbox(folder / "outbox.sqlite", "bin", max_bytes) as outbox:
         uplink = Uplink(outbox, network, UplinkConfig(url="http://hub", batch_events=1000), month)
@@ -79,25 +85,54 @@ def offline(folder: Path, max_bytes: int, days: int = DAYS) -> dict[str, Any]:
         started = time.perf_counter()
         while outbox.depth():
             uplink.step()
-        sent_s, dropped = time.perf_counter() - started, outbox.dropped()
+        sent_s = time.perf_counter() - started
+        dropped = outbox.dropped()
     with duckdb.connect() as db:
-        rows = db.read_parquet(Lake(folder / "lake").files("events")).project("seq, dated_utc_ms").fetchall()
+        rows = (
+            db.read_parquet(Lake(folder / "lake").files("events"))
+            .project("seq, event_utc_ms")
+            .fetchall()
+        )
     return {
-        "items": days * ITEMS_A_DAY, "arrived": len(rows), "double": len(rows) - len({seq for seq, _ in rows}),
-        "dropped_and_counted": dropped, "unaccounted": days * ITEMS_A_DAY - len(rows) - dropped,
-        "bound_mb": max_bytes / 1e6, "largest_mb": round(largest / 1e6, 2), "full_pct": round(full_pct, 1),
+        "items": days * ITEMS_A_DAY,
+        "arrived": len(rows),
+        "double": len(rows) - len({seq for seq, _ in rows}),
+        "dropped_and_counted": dropped,
+        "unaccounted": days * ITEMS_A_DAY - len(rows) - dropped,
+        "bound_mb": max_bytes / 1e6,
+        "largest_mb": round(largest / 1e6, 2),
+        "full_pct": round(full_pct, 1),
         "worst_date_error_ms": max(abs(dated - true[seq]) for seq, dated in rows),
-        "append_ms": round(1000 * appended_s / (days * ITEMS_A_DAY), 3), "sent_s": round(sent_s, 1),
-    }  # fmt: skip
+        "append_ms": round(1000 * appended_s / (days * ITEMS_A_DAY), 3),
+        "sent_s": round(sent_s, 1),
+    }
 
 
 def _event(month: Month) -> ItemEvent:
     now = month.now()
     return ItemEvent(
-        now.wall_utc_ms, int(now.monotonic_ms), now.boot_id, now.clock_synced, "m" * 64, "eu-low", "2015-06-01",
-        "glass", 0.93, 0.9, "plastic", 0.05, "known", "glass", "glass at 0.93, 0.60 needed", "moved",
-        0.2, 2.1, 2.6, 120.0, 300.0,
-    )  # fmt: skip
+        now.wall_utc_ms,
+        int(now.monotonic_ms),
+        now.boot_id,
+        now.clock_synced,
+        "m" * 64,
+        "eu-low",
+        "2015-06-01",
+        "glass",
+        0.93,
+        0.9,
+        "plastic",
+        0.05,
+        "known",
+        "glass",
+        "glass at 0.93, 0.60 needed",
+        "moved",
+        0.2,
+        2.1,
+        2.6,
+        120.0,
+        300.0,
+    )
 
 
 def measure() -> Iterator[dict[str, Any]]:

@@ -1,7 +1,9 @@
-"""What int8 costs, scheme by scheme, label by label, with graph optimisation on and off: a float bundle against itself.
+"""What int8 costs, scheme by scheme, label by label, with graph optimisation on and off.
 
-Needs the run of the shipped bundle (`binsight train --config configs/trashnet.yaml`, then `binsight export`) in
-runs/trashnet; prints nothing without it.
+A float bundle against itself.
+
+Needs the run of the shipped bundle (`binsight train --config configs/trashnet.yaml`, then `binsight
+export`) in runs/trashnet; prints nothing without it.
 """
 
 import time
@@ -28,13 +30,16 @@ SCHEMES = (
 
 
 def measure() -> Iterator[dict[str, Any]]:
-    """Yield one row for each scheme, optimised and not: accuracy lost in all and on each label, and ms a frame."""
+    """Yield one row for each scheme, optimised and not.
+
+    Accuracy lost in all and on each label, and ms a frame.
+    """
     bundle = RUN / "float.onnx"
     if not bundle.is_file():
         return
     data, manifest = read_bundle(bundle)
     _, _, config = load_trained(RUN)
-    train, val = open_training_data(config.data, config.seed, RUN / "pictures")
+    train, val = open_training_data(config.data, config.seed, RUN / "images")
     for scheme in SCHEMES:
         graph = quantized_graph(bundle, manifest, train, scheme)
         for optimised in (True, False) if scheme in SCHEMES[:2] else (True,):
@@ -49,7 +54,8 @@ def measure() -> Iterator[dict[str, Any]]:
                 times.append(1000 * (time.perf_counter() - started))
             yield {
                 "weights": "per channel" if scheme.per_channel else "per tensor",
-                "calibration": scheme.method + (f" {scheme.percentile}" if scheme.method == "Percentile" else ""),
+                "calibration": scheme.method
+                + (f" {scheme.percentile}" if scheme.method == "Percentile" else ""),
                 "activations": scheme.activations,
                 "bits_of_dense_weights": 7 if scheme.seven_bits else 8,
                 "graph_optimisation": optimised,

@@ -1,4 +1,7 @@
-"""200,000 items through one bin in one process, a hub taking the events: does its memory grow? An hour of one core."""
+"""200,000 items through one bin in one process, a hub taking the events.
+
+Does its memory grow? An hour of one core.
+"""
 
 import tempfile
 import threading
@@ -10,27 +13,33 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edge_runtime import board
+from edge_runtime import host
 from edge_runtime.actuate import Actuator
+from edge_runtime.camera_monitor import CameraMonitor
 from edge_runtime.classify import Classifier
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import INT8_BUNDLE, EdgeConfig, UplinkConfig
-from edge_runtime.eyesight import Eyesight
 from edge_runtime.health import Health
 from edge_runtime.outbox import Outbox
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
 from edge_runtime.trigger import Trigger
 from edge_runtime.uplink import Answer, Uplink
-from vision.events import Receipt, decode_batch, encode_receipt
+from vision.events import Receipt
 from vision.frames import Frame
 from vision.simulator.scene import expose, place_item, random_chute
+from vision.wire import decode_batch, encode_receipt
 
-ITEMS, REPORTS, WARM_UP = 200_000, 10, 5_000
+ITEMS = 200_000
+REPORTS = 10
+WARM_UP = 5_000
 
 
-class Film:
-    """Pictures made beforehand, for ever: empty chute, an item that comes to rest, and gone when the lid says so."""
+class Recording:
+    """Images made beforehand, for ever.
+
+    Empty chute, an item that comes to rest, and gone when the lid says so.
+    """
 
     def __init__(self) -> None:
         rng = np.random.default_rng(4)
@@ -43,14 +52,16 @@ class Film:
         self._clock = SystemClock()
 
     def read(self) -> Frame | None:
-        """Return the next picture; no two in a row are the same."""
-        self._frame, self._since = self._frame + 1, self._since + 1
+        """Return the next image; no two in a row are the same."""
+        self._frame = self._frame + 1
+        self._since = self._since + 1
         source = self._empty if self._since <= 3 else self._items[self._index % len(self._items)]
         return Frame(source[self._frame % 4], self._frame, self._clock.now().monotonic_ms)
 
     def open(self, stream: str) -> None:
         """Let the item go."""
-        self._index, self._since = self._index + 1, 0
+        self._index = self._index + 1
+        self._since = 0
 
     def alarm(self, reason: str) -> None:
         """Nothing to call with."""
@@ -80,27 +91,48 @@ class Taking:
 def measure() -> Iterator[dict[str, Any]]:
     """Yield memory and speed after each tenth, and the growth since the warm-up."""
     cv2.setNumThreads(1)
-    config, film, clock = EdgeConfig(), Film(), SystemClock()
-    rules, health = load_rules(config.rules), Health("soak")
-    with tempfile.TemporaryDirectory() as folder, Outbox(Path(folder) / "o.sqlite", "soak") as outbox:
+    config = EdgeConfig()
+    recording = Recording()
+    clock = SystemClock()
+    rules = load_rules(config.rules)
+    health = Health("soak")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Outbox(Path(folder) / "o.sqlite", "soak") as outbox,
+    ):
         uplink = Uplink(outbox, Taking(), UplinkConfig(url="http://hub", interval_s=0.05), clock)
         uplink.start()
         # The item lies still at once here.
-        trigger = Trigger(config.trigger.model_copy(update={"settled_frames": 1, "border_frames": 1}))
+        trigger = Trigger(
+            config.trigger.model_copy(update={"settled_frames": 1, "border_frames": 1})
+        )
         pipeline = Pipeline(
-            film, Eyesight(3.0), trigger, Classifier(INT8_BUNDLE, 1), rules,
-            Actuator(film, rules.fallback), outbox, clock, health, looks=1,
-        )  # fmt: skip
-        first, started = 0.0, time.perf_counter()
+            recording,
+            CameraMonitor(3.0),
+            trigger,
+            Classifier(INT8_BUNDLE, 1),
+            rules,
+            Actuator(recording, rules.fallback),
+            outbox,
+            clock,
+            health,
+            max_frames_per_item=1,
+        )
+        first = 0.0
+        started = time.perf_counter()
         for report in range(1, REPORTS + 1):
             while health.items < ITEMS * report // REPORTS:
                 pipeline.step()
                 if not first and health.items >= WARM_UP:
-                    first = board.resident_mb()
-            now = board.resident_mb()
+                    first = host.resident_mb()
+            now = host.resident_mb()
             yield {
-                "items": health.items, "resident_mb": now, "grown_mb": round(now - first, 2), "faults": health.faults,
-                "items_per_s": round(health.items / (time.perf_counter() - started)), "waiting": outbox.depth(),
+                "items": health.items,
+                "resident_mb": now,
+                "grown_mb": round(now - first, 2),
+                "faults": health.faults,
+                "items_per_s": round(health.items / (time.perf_counter() - started)),
+                "waiting": outbox.depth(),
                 "threads": threading.active_count(),
-            }  # fmt: skip
+            }
         uplink.stop()

@@ -1,4 +1,7 @@
-"""Items counted exactly once, and false counts in empty time: simulated items and cut-out photographs, on a bad day."""
+"""Items counted exactly once, and false counts in empty time.
+
+Simulated items and cut-out photographs, on a bad day.
+"""
 
 import os
 import time
@@ -12,7 +15,7 @@ import numpy as np
 
 from edge_runtime.config import TriggerConfig
 from edge_runtime.trigger import Trigger
-from training.cutout import cut_out
+from training.background import item_mask
 from vision.datasets import open_dataset, read_image
 from vision.frames import Frame, Pixels
 from vision.simulator.scene import Chute, expose
@@ -20,11 +23,16 @@ from vision.simulator.street import INCIDENTS, Street
 from vision.simulator.world import Items, SimulatedItems
 
 SHARED = Path(os.environ.get("BINSIGHT_SHARED", Path(__file__).parents[2] / "shared"))
-# The trigger was made with the first 80 chutes in view; BINSIGHT_FIRST_CHUTE=80 measures it on others.
-FIRST, CHUTES, ITEMS, SIZE_PX, FPS = int(os.environ.get("BINSIGHT_FIRST_CHUTE", "0")), 80, 50, (320, 240), 10
+# The trigger was made with the first 80 chutes in view; BINSIGHT_FIRST_CHUTE=80 measures it on
+# others.
+FIRST = int(os.environ.get("BINSIGHT_FIRST_CHUTE", "0"))
+CHUTES = 80
+ITEMS = 50
+SIZE_PX = (320, 240)
+FPS = 10
 
 
-class CutoutItems:
+class SwappedItems:
     """Photographs cut out of their background and moved over the chute's floor."""
 
     def __init__(self, seed: int) -> None:
@@ -32,8 +40,10 @@ class CutoutItems:
         samples = open_dataset(SHARED / "data" / "trashnet").select("val").samples
         self._items: list[tuple[str, Pixels, np.ndarray[Any, Any]]] = []
         for i in rng.permutation(len(samples))[:ITEMS]:
-            pixels = cv2.resize(read_image(samples[int(i)].path), SIZE_PX, interpolation=cv2.INTER_AREA)
-            mask = cut_out(pixels)
+            pixels = cv2.resize(
+                read_image(samples[int(i)].path), SIZE_PX, interpolation=cv2.INTER_AREA
+            )
+            mask = item_mask(pixels)
             if mask is not None:
                 alpha = cv2.GaussianBlur(cv2.resize(mask, SIZE_PX).astype(np.float32), (0, 0), 1.0)
                 self._items.append((samples[int(i)].label, np.asarray(pixels, np.uint8), alpha))
@@ -41,7 +51,9 @@ class CutoutItems:
     def label(self, index: int) -> str:
         return self._items[index % len(self._items)][0]
 
-    def draw(self, index: int, chute: Chute, offset_px: tuple[int, int], rng: np.random.Generator) -> Pixels:
+    def draw(
+        self, index: int, chute: Chute, offset_px: tuple[int, int], rng: np.random.Generator
+    ) -> Pixels:
         _, pixels, alpha = self._items[index % len(self._items)]
         move = np.array([[1, 0, offset_px[0]], [0, 1, offset_px[1]]], np.float32)
         cover = cv2.warpAffine(alpha, move, SIZE_PX)[..., None]
@@ -53,8 +65,9 @@ class CutoutItems:
 
 def play(street: Street, trigger: Trigger) -> float:
     """Play a street to its end and return the trigger's milliseconds a frame."""
-    spent, sequence = 0.0, 0
-    while (pixels := street.look()) is not None:
+    spent = 0.0
+    sequence = 0
+    while (pixels := street.view()) is not None:
         sequence += 1
         started = time.perf_counter()
         fired = trigger.step(Frame(pixels, sequence, 0.0))
@@ -67,11 +80,12 @@ def play(street: Street, trigger: Trigger) -> float:
 def measure() -> Iterator[dict[str, Any]]:
     """Yield one row for each kind of item."""
     cv2.setNumThreads(1)
-    kinds: dict[str, Any] = {"simulated": SimulatedItems, "photographs": CutoutItems}
+    kinds: dict[str, Any] = {"simulated": SimulatedItems, "photographs": SwappedItems}
     for kind, make in kinds.items():
         counted: Counter[int] = Counter()
         false: Counter[str] = Counter()
-        frames, times = 0, []
+        frames = 0
+        times = []
         for seed in range(FIRST, FIRST + CHUTES):
             items: Items = make(seed)
             street = Street(items, ITEMS, SIZE_PX, seed, INCIDENTS)
@@ -81,9 +95,14 @@ def measure() -> Iterator[dict[str, Any]]:
             frames += street.empty_frames
         total = CHUTES * ITEMS
         yield {
-            "items": kind, "first_chute": FIRST, "thrown": total, "counted_once": round(counted[1] / total, 4),
+            "items": kind,
+            "first_chute": FIRST,
+            "thrown": total,
+            "counted_once": round(counted[1] / total, 4),
             "missed": counted[0],
-            "counted_twice_or_more": total - counted[0] - counted[1], "empty_seconds": round(frames / FPS),
-            "false_counts": dict(false), "false_per_1000_s": round(1000 * FPS * sum(false.values()) / frames, 2),
+            "counted_twice_or_more": total - counted[0] - counted[1],
+            "empty_seconds": round(frames / FPS),
+            "false_counts": dict(false),
+            "false_per_1000_s": round(1000 * FPS * sum(false.values()) / frames, 2),
             "ms_a_frame": round(float(np.median(times)), 3),
-        }  # fmt: skip
+        }

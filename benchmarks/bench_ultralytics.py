@@ -1,8 +1,11 @@
-"""Frame to decision against what a user would take instead: Ultralytics' `predict()` on its own nano classifier.
+"""Frame to decision against what a user would take instead.
 
-Ultralytics is AGPL-3.0, so it is no dependency of ours, not even of development:
-pip install --no-deps --target build/ultralytics ultralytics && PYTHONPATH=build/ultralytics make bench ARGS=ultralytics
-Its network is built untrained: its time does not depend on the weights, and nothing is downloaded.
+Ultralytics' `predict()` on its own nano classifier.
+
+Ultralytics is AGPL-3.0, so it is no dependency of ours, not even of development: pip install
+--no-deps --target build/ultralytics ultralytics && PYTHONPATH=build/ultralytics make bench
+ARGS=ultralytics Its network is built untrained: its time does not depend on the weights, and
+nothing is downloaded.
 """
 
 import importlib.util
@@ -20,7 +23,10 @@ from edge_runtime.classify import Classifier
 from edge_runtime.config import INT8_BUNDLE
 from vision.simulator.scene import render
 
-BLOCKS, FRAMES, WARM, THREADS = 5, 60, 10, 2
+BLOCKS = 5
+FRAMES = 60
+WARM = 10
+THREADS = 2
 
 
 def measure() -> Iterator[dict[str, Any]]:
@@ -38,11 +44,16 @@ def measure() -> Iterator[dict[str, Any]]:
         from ultralytics.utils import LOGGER  # noqa: PLC0415
 
         LOGGER.setLevel("ERROR")
-        exported = YOLO("yolo11n-cls.yaml", task="classify").export(format="onnx", imgsz=224, verbose=False)
+        exported = YOLO("yolo11n-cls.yaml", task="classify").export(
+            format="onnx", imgsz=224, verbose=False
+        )
         theirs = YOLO(exported, task="classify")
         cv2.setNumThreads(1)
         ours = Classifier(INT8_BUNDLE, THREADS)
-        frames = [render(label, 640, 480, seed) for seed, label in enumerate(("glass", "paper", "metal", "plastic"))]
+        frames = [
+            render(label, 640, 480, seed)
+            for seed, label in enumerate(("glass", "paper", "metal", "plastic"))
+        ]
         ways: dict[str, Callable[[Any], Any]] = {
             "ours": ours.classify,
             "ultralytics": lambda frame: theirs.predict(frame, imgsz=224, verbose=False),
@@ -56,9 +67,15 @@ def measure() -> Iterator[dict[str, Any]]:
                     if i >= WARM:
                         times[name].append(1000 * (time.perf_counter() - started))
         Path(exported).unlink()
-        row: dict[str, Any] = {"ultralytics": __version__, "network": "yolo11n-cls", "threads": THREADS}
+        row: dict[str, Any] = {
+            "ultralytics": __version__,
+            "network": "yolo11n-cls",
+            "threads": THREADS,
+        }
         for name, values in times.items():
             for q, word in ((50, "median"), (95, "p95")):
                 row[f"{name}_ms_{word}"] = round(float(np.percentile(values, q)), 2)
-        row["ultralytics_to_ours_median"] = round(row["ultralytics_ms_median"] / row["ours_ms_median"], 2)
+        row["ultralytics_to_ours_median"] = round(
+            row["ultralytics_ms_median"] / row["ours_ms_median"], 2
+        )
         yield row

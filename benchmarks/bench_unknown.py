@@ -1,9 +1,10 @@
 """Ways to score "none of my labels" from logits and embedding, compared on the shipped bundle.
 
-Known: TrashNet val. Foreign, each on its own: kinds that training showed without a label (extra_open val), things of
-another place that it never saw (RealWaste's food, plants, cloth), the simulator's items of other labels. And, hardest,
-all in one place that it never saw: RealWaste's five materials against RealWaste's other things.
-Not run without the data: it prints nothing where ../shared is missing.
+Known: TrashNet val. Outliers, each on its own: kinds that training showed without a label
+(extra_open val), things of another place that it never saw (RealWaste's food, plants, cloth), the
+simulator's items of other labels. And, hardest, all in one place that it never saw: RealWaste's
+five materials against RealWaste's other things. Not run without the data: it prints nothing where
+../shared is missing.
 """
 
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.config import INT8_BUNDLE
-from training.data import Pictures
+from training.data import Images
 from training.evaluate import open_session, run_graph
 from vision.bundle import read_bundle
 from vision.datasets import Sample, open_dataset
@@ -22,40 +23,56 @@ from vision.metrics import auroc, fpr_at_recall
 from vision.simulator.dataset import simulator_dataset
 
 SHARED = Path("../shared/data")
-FOREIGN_NAMES = ("food_organics", "vegetation", "textile_trash")
+OUTLIER_NAMES = ("food_organics", "vegetation", "textile_trash")
 NEIGHBOURS = 10
 SIMULATED = 120
 
 
 def measure(bundle: Path = INT8_BUNDLE) -> Iterator[dict[str, Any]]:
-    """Yield one row for each way and each foreign set: AUROC, foreign taken for known at 95 % recall, ms a picture."""
+    """Yield one row for each way and each set of outliers.
+
+    AUROC, outliers taken for known at 95 % recall, ms an image.
+    """
     if not SHARED.is_dir():
         return
     data, manifest = read_bundle(bundle)
     session = open_session(data, 2)
 
     def run(samples: tuple[Sample, ...]) -> tuple[Any, Any]:
-        out = run_graph(session, manifest.tensors, manifest.preprocess, Pictures(samples, 0))
+        out = run_graph(session, manifest.tensors, manifest.preprocess, Images(samples, 0))
         return out.logits_nk.astype(np.float64), out.embeddings_nd.astype(np.float64)
 
     trashnet = open_dataset(SHARED / "trashnet")
     train = tuple(s for s in trashnet.select("train").samples if not s.suspect)
-    train_out, known = run(train), run(trashnet.select("val").samples)
+    train_out = run(train)
+    known = run(trashnet.select("val").samples)
     targets = np.array([manifest.labels.index(s.label) for s in train])
-    others = tuple(label for label in ("organic", "textile", "e_waste", "hazardous") if label not in manifest.labels)
+    others = tuple(
+        label
+        for label in ("organic", "textile", "e_waste", "hazardous")
+        if label not in manifest.labels
+    )
     sets = {
         "extra_open_val": tuple(
-            s for s in open_dataset(SHARED / "extra_open").select("val").samples if s.label not in manifest.labels
+            s
+            for s in open_dataset(SHARED / "extra_open").select("val").samples
+            if s.label not in manifest.labels
         ),
-        "realwaste_foreign": open_dataset(SHARED / "realwaste_nc", dict.fromkeys(FOREIGN_NAMES, "unknown")).samples,
+        "realwaste_outliers": open_dataset(
+            SHARED / "realwaste_nc", dict.fromkeys(OUTLIER_NAMES, "unknown")
+        ).samples,
         "simulator": simulator_dataset(Path("runs/bench-unknown"), SIMULATED, 77, others).samples,
     }
-    foreign = {name: run(samples) for name, samples in sets.items() if samples}
+    outliers = {name: run(samples) for name, samples in sets.items() if samples}
     materials = {name: name for name in ("cardboard", "glass", "metal", "paper", "plastic")}
     elsewhere = run(open_dataset(SHARED / "realwaste_nc", materials).samples)
-    pairs = [("trashnet_val", known, name, out) for name, out in foreign.items()]
-    pairs.append(("realwaste_materials", elsewhere, "realwaste_foreign", foreign["realwaste_foreign"]))
-    shipped = {"shipped: many centroids": lambda z, e: manifest.stats.unknown_score(e.astype(np.float32))}
+    pairs = [("trashnet_val", known, name, out) for name, out in outliers.items()]
+    pairs.append(
+        ("realwaste_materials", elsewhere, "realwaste_outliers", outliers["realwaste_outliers"])
+    )
+    shipped = {
+        "shipped: many centroids": lambda z, e: manifest.stats.unknown_score(e.astype(np.float32))
+    }
     for name, way in {**shipped, **ways(*train_out, targets)}.items():
         started = time.perf_counter()
         for _ in range(100):
@@ -67,20 +84,28 @@ def measure(bundle: Path = INT8_BUNDLE) -> Iterator[dict[str, Any]]:
             score = -np.concatenate([ours, theirs])
             is_known = np.arange(len(score)) < len(ours)
             yield {
-                "way": name, "known": where, "foreign": other, "auroc": round(auroc(score, is_known), 4),
-                "taken_for_known_at_95_recall": round(fpr_at_recall(score, is_known), 4), "ms": round(ms, 4),
-            }  # fmt: skip
+                "way": name,
+                "known": where,
+                "outliers": other,
+                "auroc": round(auroc(score, is_known), 4),
+                "taken_for_known_at_95_recall": round(fpr_at_recall(score, is_known), 4),
+                "ms": round(ms, 4),
+            }
 
 
-def ways(logits_nk: Any, embeddings_nd: Any, targets_n: Any) -> dict[str, Callable[[Any, Any], float]]:
-    """Return score functions of (logits, embedding), higher = more foreign, fitted on training pictures."""
+def ways(
+    logits_nk: Any, embeddings_nd: Any, targets_n: Any
+) -> dict[str, Callable[[Any, Any], float]]:
+    """Return score functions of (logits, embedding), higher = less familiar, fitted on training images."""
     unit = embeddings_nd / np.maximum(np.linalg.norm(embeddings_nd, axis=1, keepdims=True), 1e-12)
     means = np.stack([unit[targets_n == k].mean(0) for k in range(logits_nk.shape[1])])
     directions = means / np.linalg.norm(means, axis=1, keepdims=True)
     raw_means = np.stack([embeddings_nd[targets_n == k].mean(0) for k in range(logits_nk.shape[1])])
     centred = embeddings_nd - raw_means[targets_n]
     covariance = centred.T @ centred / len(centred)
-    precision = np.linalg.inv(covariance + 1e-2 * np.trace(covariance) / len(covariance) * np.eye(len(covariance)))
+    precision = np.linalg.inv(
+        covariance + 1e-2 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    )
     # Source of ViM: Wang et al., "ViM: Out-Of-Distribution with Virtual-logit Matching", CVPR 2022.
     origin = embeddings_nd.mean(0)
     _, vectors = np.linalg.eigh(np.cov((embeddings_nd - origin).T))
@@ -111,9 +136,14 @@ def ways(logits_nk: Any, embeddings_nd: Any, targets_n: Any) -> dict[str, Callab
         return float(alpha * np.linalg.norm((e - origin) @ residual_space)) + energy(z, e)
 
     single: dict[str, Callable[[Any, Any], float]] = {
-        "max_softmax": softmax, "max_logit": lambda z, e: -float(z.max()), "energy": energy,
-        "centroid_cosine": centroid, "knn": knn, "mahalanobis": mahalanobis, "vim": vim,
-    }  # fmt: skip
+        "max_softmax": softmax,
+        "max_logit": lambda z, e: -float(z.max()),
+        "energy": energy,
+        "centroid_cosine": centroid,
+        "knn": knn,
+        "mahalanobis": mahalanobis,
+        "vim": vim,
+    }
     seen = [
         np.array([way(z, e) for z, e in zip(logits_nk[::4], embeddings_nd[::4], strict=True)])
         for way in (energy, centroid)

@@ -1,7 +1,7 @@
 """Events to statistics: one DuckDB kernel for a part of the lake, and a merge that only adds.
 
-`partial` runs in this process or as a Ray task; it makes no difference. Merging adds counts and takes extremes, so the
-order in which parts arrive does not matter, nor how late.
+`aggregate_files` runs in this process or as a Ray task; it makes no difference. Merging adds counts
+and takes extremes, so the order in which parts arrive does not matter, nor how late.
 """
 
 from __future__ import annotations
@@ -24,33 +24,39 @@ class Statistics:
 
     Attributes:
         items: KEYS, `items` (count), HISTOGRAM (counts of confidence in tenths).
-        outboxes: outbox_id, bin_id, `events`, `max_seq`, `dropped`, `first_received_utc_ms`, `last_received_utc_ms`.
+        outboxes: outbox_id, bin_id, `events`, `max_seq`, `dropped`, `first_received_utc_ms`,
+            `last_received_utc_ms`.
     """
 
     items: pa.Table
     outboxes: pa.Table
 
 
-def partial(files: Sequence[str]) -> Statistics:
+def aggregate_files(files: Sequence[str]) -> Statistics:
     """Aggregate the events of some Parquet files.
 
-    The hour is that of `cluster.lake.date`.
+    The hour is that of `cluster.lake.event_time`.
     """
     histogram = ", ".join(
-        f"count(*) FILTER (least(floor(confidence * {CONFIDENCE_BINS}), {CONFIDENCE_BINS - 1}) = {k}) AS confidence_{k}"
+        f"count(*) FILTER (least(floor(confidence * {CONFIDENCE_BINS}), {CONFIDENCE_BINS - 1}) = "
+        f"{k}) AS confidence_{k}"
         for k in range(CONFIDENCE_BINS)
     )
     with duckdb.connect() as db:
         db.execute("SET TimeZone = 'UTC'")
-        # A folder called label=1 above the lake is no column: every column that counts is in the files.
-        db.read_parquet(list(files), hive_partitioning=False, union_by_name=True).create_view("event")
-        when = "CASE WHEN clock_synced THEN wall_utc_ms ELSE received_utc_ms END"  # in a lake of an earlier version
-        if "dated_utc_ms" in db.view("event").columns:
-            when = f"coalesce(dated_utc_ms, {when})"
+        # A folder called label=1 above the lake is no column: every column that counts is in the
+        # files.
+        db.read_parquet(list(files), hive_partitioning=False, union_by_name=True).create_view(
+            "event"
+        )
+        # in a lake of an earlier version
+        when = "CASE WHEN clock_synced THEN wall_utc_ms ELSE received_utc_ms END"
+        if "event_utc_ms" in db.view("event").columns:
+            when = f"coalesce(event_utc_ms, {when})"
         items = db.sql(
             f"""SELECT bin_id, ({when}) // {_HOUR_MS} * {_HOUR_MS} AS hour_utc_ms,
                   model_digest, rule_book, label, decision, stream, count(*) AS items, {histogram}
-                FROM event GROUP BY ALL"""  # noqa: S608  no text from outside
+                FROM event GROUP BY ALL"""  # noqa: S608
         )
         outboxes = db.sql(
             """SELECT outbox_id, any_value(bin_id) AS bin_id, count(*) AS events, max(seq) AS max_seq,

@@ -1,4 +1,4 @@
-"""HTTP: one door for bins, a few questions for people and programs, one page."""
+"""HTTP: one way in for bins, a few questions for people and programs, one page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cluster.config import HubConfig
 from cluster.ingest import Ingest
 from cluster.lake import Lake
 from vision.errors import BinsightError, ConfigError, WireError
-from vision.events import decode_batch, encode_receipt, encode_refusal
+from vision.wire import decode_batch, encode_receipt, encode_refusal
 
 _DASHBOARD = Path(__file__).parent / "dashboard"
 MAX_BODY_BYTES = 2 * 1024 * 1024
@@ -39,29 +39,39 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         committer = asyncio.create_task(ingest.run())
-        door: Any = None
+        consumer: Any = None
         if config.mqtt:
-            from cluster.mqtt import MqttDoor  # noqa: PLC0415  extra "mqtt"
+            from cluster.mqtt import MqttConsumer  # noqa: PLC0415
 
-            door = app.state.door = MqttDoor(config.mqtt, ingest, config.token, asyncio.get_running_loop())
+            consumer = app.state.consumer = MqttConsumer(
+                config.mqtt, ingest, config.token, asyncio.get_running_loop()
+            )
         yield
-        if door:
-            await asyncio.to_thread(door.close)
+        if consumer:
+            await asyncio.to_thread(consumer.close)
         committer.cancel()
         await asyncio.gather(committer, return_exceptions=True)
 
     # Addresses in pages are relative, so that the hub may stand behind any path of a proxy.
-    app = FastAPI(title="binsight hub", lifespan=lifespan, docs_url=None, redoc_url=None, servers=[{"url": "."}])
+    app = FastAPI(
+        title="binsight hub",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        servers=[{"url": "."}],
+    )
     app.mount("/vendor", StaticFiles(directory=_DASHBOARD / "vendor"), name="vendor")
 
     @app.exception_handler(BinsightError)
     async def explain(_: Request, error: BinsightError) -> Response:
         if isinstance(error, WireError):
             return Response(encode_refusal(str(error)), 400, media_type="application/json")
-        return JSONResponse({"error": str(error)}, status_code=400 if isinstance(error, ConfigError) else 503)
+        return JSONResponse(
+            {"error": str(error)}, status_code=400 if isinstance(error, ConfigError) else 503
+        )
 
     @app.post("/v1/batches")
-    async def take_batch(request: Request) -> Response:
+    async def receive_batch(request: Request) -> Response:
         """Take one batch; 200 with a receipt means durable."""
         if config.token is not None:
             given = request.headers.get("authorization", "")
@@ -83,9 +93,14 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
         """Count items by one to three columns."""
         rows = stats.query(lake, by or [])
         if format == "csv":
-            headers = {"Content-Disposition": f'attachment; filename="binsight-by-{"-".join(by or [])}.csv"'}
+            headers = {
+                "Content-Disposition": "attachment; "
+                f'filename="binsight-by-{"-".join(by or [])}.csv"'
+            }
             return PlainTextResponse(stats.as_csv(rows), media_type="text/csv", headers=headers)
-        return JSONResponse({"by": by, "method": "count; 95 % Wilson interval of the share", "rows": rows})
+        return JSONResponse(
+            {"by": by, "method": "count; 95 % Wilson interval of the share", "rows": rows}
+        )
 
     @app.get("/v1/bins")
     def bins() -> dict[str, Any]:
@@ -94,9 +109,14 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
 
     @app.get("/v1/health")
     def health(response: Response) -> dict[str, Any]:
-        """What the hub has taken since its start, and how far the statistics are behind; 503 if a part has died."""
-        door = getattr(app.state, "door", None)
-        problems = [words for words in (ingest.broken, door.broken() if door else "") if words]
+        """What the hub has taken since its start, and how far the statistics are behind.
+
+        503 if a part has died.
+        """
+        consumer = getattr(app.state, "consumer", None)
+        problems = [
+            message for message in (ingest.broken, consumer.broken() if consumer else "") if message
+        ]
         if problems:
             response.status_code = 503
         return {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from cluster.aggregate import merge, partial
+from cluster.aggregate import aggregate_files, merge
 from cluster.api import create_app
 from cluster.config import HubConfig
 from cluster.lake import Lake
@@ -50,7 +50,11 @@ def serve(config: HubConfig) -> None:
         ) from error
     host, port = listener.getsockname()
     if config.token is None and not host.startswith("127."):
-        log.warning("no token: whoever reaches %s:%d can send events; set one with --set token=...", host, port)
+        log.warning(
+            "no token: whoever reaches %s:%d can send events; set one with --set token=...",
+            host,
+            port,
+        )
     print(f"hub: http://{host}:{port}", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
     server.run(sockets=[listener])
@@ -69,17 +73,23 @@ def aggregate(config: HubConfig, engine: str = "ray", ray_address: str | None = 
     """
     started = time.perf_counter()
     lake = Lake(config.lake)
-    version, groups = lake.version("events"), lake.files_by_arrival()
+    version = lake.version("events")
+    groups = lake.files_by_arrival()
     if not groups:
-        raise StorageError(f"{config.lake}: no event in the lake yet; start 'binsight hub serve' and point a bin at it")
+        raise StorageError(
+            f"{config.lake}: no event in the lake yet; start 'binsight hub serve' and point a bin "
+            "at it"
+        )
     parts = list(groups.values())
     if engine == "ray":
-        from cluster.distributed import aggregate_with_ray  # noqa: PLC0415  Ray takes seconds to import
+        from cluster.distributed import aggregate_with_ray  # noqa: PLC0415
 
         result = aggregate_with_ray(parts, ray_address)
     else:
-        result = merge([partial(files) for files in parts])
+        result = merge([aggregate_files(files) for files in parts])
     lake.replace_statistics(ITEMS, result.items, version)
     lake.replace_statistics(OUTBOXES, result.outboxes, version)
     events = sum(result.items.column("items").to_pylist())
-    return Aggregated(events, len(parts), result.items.num_rows, time.perf_counter() - started, engine)
+    return Aggregated(
+        events, len(parts), result.items.num_rows, time.perf_counter() - started, engine
+    )

@@ -1,4 +1,7 @@
-"""`binsight hub ...`: take events in, compute statistics, show them. Each imports its part when it is called."""
+"""`binsight hub ...`: take events in, compute statistics, show them.
+
+Each imports its part when it is called.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,18 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="The hub: take events in, compute statistics, show them.")
+app = typer.Typer(
+    no_args_is_help=True, help="The hub: take events in, compute statistics, show them."
+)
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file; see configs/.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. port=8040.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. port=8040."),
 ]
-RayAddress = Annotated[str | None, typer.Option("--ray-address", help="A running Ray cluster; a local one by default.")]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="A running Ray cluster; a local one by default.")
+]
 
 
 class Engine(StrEnum):
@@ -49,4 +57,7 @@ def hub_aggregate(
     from configs import load
 
     done = aggregate(load(HubConfig, config, override or []), engine.value, ray_address)
-    print(f"{done.events} events in {done.parts} parts -> {done.rows} rows with {done.engine} in {done.seconds:.1f} s")
+    print(
+        f"{done.events} events in {done.parts} parts -> {done.rows} rows with {done.engine} in "
+        f"{done.seconds:.1f} s"
+    )

@@ -16,7 +16,8 @@ class HubConfig(StrictModel):
         lake: folder of the Delta tables.
         host, port: where the hub listens; port 0 takes a free one and prints it.
         token: bearer token that bins must bring; None takes every bin (for a closed network).
-        mqtt: broker to take batches from as well, e.g. mqtt://user:word@127.0.0.1:1883 (extra "mqtt"); None for none.
+        mqtt: broker to take batches from as well, e.g. mqtt://user:word@127.0.0.1:1883 (extra
+            "mqtt"); None for none.
         commit_interval_s: batches that arrive within it share one durable commit.
         commit_events: a commit is not made larger than this.
     """

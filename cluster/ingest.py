@@ -1,8 +1,9 @@
-"""Batches in, receipts out. A receipt is given only when the events are durable in the lake; a batch
-may be sent twice.
+"""Batches in, receipts out.
 
-Group commit: batches that arrive within a short interval share one commit. One committer runs at a time, so the
-high-water marks it reads cannot change under it.
+A receipt is given only when the events are durable in the lake; a batch may be sent twice.
+
+Group commit: batches that arrive within a short interval share one commit. One committer runs at a
+time, so the high-water marks it reads cannot change under it.
 """
 
 from __future__ import annotations
@@ -39,16 +40,17 @@ class Ingest:
         commit_events: events in one commit at most.
 
     Attributes:
-        broken: "", or what ended `run`: nothing is taken any more, and the hub must be started again.
+        broken: "", or what ended `run`: nothing is taken any more, and the hub must be started
+            again.
     """
 
-    def __init__(self, lake: Lake, now_utc_ms: Callable[[], int], interval_s: float, commit_events: int) -> None:
-        self._lake, self._now_utc_ms, self._interval_s, self._commit_events = (
-            lake,
-            now_utc_ms,
-            interval_s,
-            commit_events,
-        )
+    def __init__(
+        self, lake: Lake, now_utc_ms: Callable[[], int], interval_s: float, commit_events: int
+    ) -> None:
+        self._lake = lake
+        self._now_utc_ms = now_utc_ms
+        self._interval_s = interval_s
+        self._commit_events = commit_events
         self._queue: asyncio.Queue[tuple[Batch, asyncio.Future[Receipt]]] = asyncio.Queue()
         self._group: list[tuple[Batch, asyncio.Future[Receipt]]] = []
         self._marks: dict[str, int] = {}
@@ -68,7 +70,10 @@ class Ingest:
         return await future
 
     async def run(self) -> None:
-        """Commit what arrives, for ever; cancel to stop. Whatever ends it leaves no batch without an answer."""
+        """Commit what arrives, for ever; cancel to stop.
+
+        Whatever ends it leaves no batch without an answer.
+        """
         try:
             while True:
                 await self._commit_next()
@@ -119,7 +124,8 @@ class Ingest:
                 marks[batch.outbox_id] = new[-1][0]
                 fresh.append(replace(batch, events=new))
             receipts.append(Receipt(batch.outbox_id, marks[batch.outbox_id]))
-        sent, stored = sum(len(b.events) for b in batches), sum(len(b.events) for b in fresh)
+        sent = sum(len(b.events) for b in batches)
+        stored = sum(len(b.events) for b in fresh)
         if fresh:
             try:
                 self._lake.append(fresh, self._now_utc_ms())

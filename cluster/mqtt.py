@@ -1,7 +1,8 @@
 """The hub's second door: MQTT 5, for fleets whose network lets nothing else through.
 
-A batch comes in on a topic shared by all hubs, and goes the same way as one that came by HTTP. The answer goes to the
-topic that the bin named, and only after the commit. What a broker acknowledges or keeps is never relied on.
+A batch comes in on a topic shared by all hubs, and goes the same way as one that came by HTTP. The
+answer goes to the topic that the bin named, and only after the commit. What a broker acknowledges
+or keeps is never relied on.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ from paho.mqtt.properties import Properties
 
 from cluster.ingest import Ingest
 from vision.errors import BinsightError, WireError
-from vision.events import decode_batch, encode_receipt, encode_refusal
+from vision.wire import decode_batch, encode_receipt, encode_refusal
 
 log = logging.getLogger(__name__)
 
 # Hubs that share a broker share the work; the bins publish to what stands after the group's name.
 BATCHES = "$share/binsight-hubs/binsight/batches"
 MAX_BODY_BYTES = 2 * 1024 * 1024
-# Batches of this hub that wait for their commit: more are not taken in, and their bins send them again.
+# Batches of this hub that wait for their commit: more are not taken in, and their bins send them
+# again.
 MAX_WAITING = 1000
 _ANSWERS = re.compile(r"binsight/answers/[0-9a-f]{1,64}")
 
 
-class MqttDoor:
+class MqttConsumer:
     """Takes batches from a broker while it is open.
 
     Args:
@@ -44,9 +46,14 @@ class MqttDoor:
         loop: that `ingest` runs in.
     """
 
-    def __init__(self, url: str, ingest: Ingest, token: str | None, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, url: str, ingest: Ingest, token: str | None, loop: asyncio.AbstractEventLoop
+    ) -> None:
         where = urlsplit(url)
-        self._ingest, self._token, self._loop, self._waiting = ingest, token, loop, 0
+        self._ingest = ingest
+        self._token = token
+        self._loop = loop
+        self._waiting = 0
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         if where.username:
             self._client.username_pw_set(unquote(where.username), unquote(where.password or ""))
@@ -54,13 +61,19 @@ class MqttDoor:
             self._client.tls_set()
         self._client.on_connect = lambda client, *_: client.subscribe(BATCHES, qos=1)
         self._client.on_message = lambda _client, _data, message: self._hand_over(message)
-        self._client.connect_async(where.hostname or "", where.port or (8883 if where.scheme == "mqtts" else 1883))
+        self._client.connect_async(
+            where.hostname or "", where.port or (8883 if where.scheme == "mqtts" else 1883)
+        )
         self._client.loop_start()
 
     def broken(self) -> str:
         """Return "", or that nothing is taken from the broker any more, in words."""
         thread = self._client._thread  # paho tells it nowhere else
-        return "" if thread is not None and thread.is_alive() else "mqtt: its thread has ended; start the hub again"
+        return (
+            ""
+            if thread is not None and thread.is_alive()
+            else "mqtt: its thread has ended; start the hub again"
+        )
 
     def close(self) -> None:
         """Leave the broker."""
@@ -72,7 +85,9 @@ class MqttDoor:
         if not _ANSWERS.fullmatch(topic):  # the hub publishes nowhere else, whoever asks
             log.warning("mqtt: a batch that names no topic under binsight/answers for the answer")
         elif self._waiting >= MAX_WAITING:
-            log.warning("mqtt: %d batches wait; a further one is left to be sent again", self._waiting)
+            log.warning(
+                "mqtt: %d batches wait; a further one is left to be sent again", self._waiting
+            )
         else:
             self._waiting += 1
             done = asyncio.run_coroutine_threadsafe(self._answer(message, topic), self._loop)
@@ -85,20 +100,24 @@ class MqttDoor:
 
     async def _answer(self, message: mqtt.MQTTMessage, topic: str) -> None:
         properties: Any = message.properties
-        status, body = await self._take(message, properties)
+        status, body = await self._receive(message, properties)
         answer: Any = Properties(PacketTypes.PUBLISH)
         answer.CorrelationData = getattr(properties, "CorrelationData", b"")
         answer.UserProperty = ("status", str(status))
         self._client.publish(topic, body, qos=1, properties=answer)
 
-    async def _take(self, message: mqtt.MQTTMessage, properties: Any) -> tuple[int, bytes]:
+    async def _receive(self, message: mqtt.MQTTMessage, properties: Any) -> tuple[int, bytes]:
         given = dict(getattr(properties, "UserProperty", [])).get("authorization", "")
-        if self._token is not None and not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+        if self._token is not None and not hmac.compare_digest(
+            given.encode(), f"Bearer {self._token}".encode()
+        ):
             return 401, b"this hub asks for a token"
         if len(message.payload) > MAX_BODY_BYTES:
             return 413, encode_refusal(f"more than {MAX_BODY_BYTES} bytes")
         try:
-            return 200, encode_receipt(await self._ingest.accept(decode_batch(bytes(message.payload))))
+            return 200, encode_receipt(
+                await self._ingest.accept(decode_batch(bytes(message.payload)))
+            )
         except WireError as error:
             return 400, encode_refusal(str(error))
         except BinsightError as error:

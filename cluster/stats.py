@@ -15,7 +15,8 @@ from cluster.lake import Lake
 from vision.errors import ConfigError
 
 GROUPINGS = ("label", "stream", "decision", "bin_id", "hour_utc_ms", "model_digest", "rule_book")
-ITEMS, OUTBOXES = "statistics_items", "statistics_outboxes"
+ITEMS = "statistics_items"
+OUTBOXES = "statistics_outboxes"
 # A folder called label=1 above the lake is no column.
 _FILES = "read_parquet(?, hive_partitioning = false)"
 # 95 %, two-sided normal quantile.
@@ -25,7 +26,8 @@ _Z = 1.959964
 def query(lake: Lake, by: Sequence[str]) -> list[dict[str, Any]]:
     """Return item counts by up to three columns, with each row's share of all and its 95 % Wilson interval.
 
-    The interval speaks of chance alone: what the share could be had other people come by. Errors of the classifier
+    The interval speaks of chance alone: what the share could be had other people come by. Errors of
+    the classifier
     are not in it.
 
     Args:
@@ -37,7 +39,9 @@ def query(lake: Lake, by: Sequence[str]) -> list[dict[str, Any]]:
         StorageError: the lake cannot be read.
     """
     if not by or len(by) > 3 or set(by) - set(GROUPINGS):
-        raise ConfigError(f"by: {', '.join(by) or 'nothing'}; name one to three of {', '.join(GROUPINGS)}")
+        raise ConfigError(
+            f"by: {', '.join(by) or 'nothing'}; name one to three of {', '.join(GROUPINGS)}"
+        )
     columns = ", ".join(by)  # names from GROUPINGS, no text from outside
     sql = f"SELECT {columns}, sum(items)::BIGINT AS items FROM source GROUP BY {columns} ORDER BY {columns}"  # noqa: S608
     rows = _rows(lake, ITEMS, sql)
@@ -51,24 +55,25 @@ def query(lake: Lake, by: Sequence[str]) -> list[dict[str, Any]]:
 def bins(lake: Lake) -> list[dict[str, Any]]:
     """Return one row for each outbox: events here, greatest number, and how many are missing below it.
 
-    Numbers begin at 1 and rise by 1 in the life of an outbox, so max_seq - events is exactly what never arrived
-    (dropped by a full outbox, or set aside by the bin).
+    Numbers begin at 1 and rise by 1 in the life of an outbox, so max_seq - events is exactly what
+    never arrived (dropped by a full outbox, or set aside by the bin).
     """
     return _rows(
         lake,
         OUTBOXES,
-        "SELECT bin_id, outbox_id, events, max_seq, max_seq - events AS missing, dropped, first_received_utc_ms, "
+        "SELECT bin_id, outbox_id, events, max_seq, max_seq - events AS missing, dropped, "
+        "first_received_utc_ms, "
         "last_received_utc_ms FROM source ORDER BY bin_id, outbox_id",
     )
 
 
-def doubles(lake: Lake) -> int:
+def duplicates(lake: Lake) -> int:
     """Return how many events the lake holds more than once: 0, or the hub is broken. Reads every event's key."""
     files = lake.files("events")
     if not files:
         return 0
     with duckdb.connect() as db:
-        sql = f"SELECT count(*) - count(DISTINCT (outbox_id, seq)) FROM {_FILES}"  # noqa: S608  no text from outside
+        sql = f"SELECT count(*) - count(DISTINCT (outbox_id, seq)) FROM {_FILES}"  # noqa: S608
         row = db.execute(sql, [files]).fetchone()
     return int(row[0]) if row else 0
 
@@ -79,7 +84,7 @@ def labels_in_order(lake: Lake) -> dict[str, list[str]]:
     if not files:
         return {}
     with duckdb.connect() as db:
-        sql = f"SELECT bin_id, list(label ORDER BY outbox_id, seq) FROM {_FILES} GROUP BY bin_id"  # noqa: S608  the same
+        sql = f"SELECT bin_id, list(label ORDER BY outbox_id, seq) FROM {_FILES} GROUP BY bin_id"  # noqa: S608
         rows = db.execute(sql, [files]).fetchall()
     return dict(rows)
 
@@ -87,8 +92,9 @@ def labels_in_order(lake: Lake) -> dict[str, list[str]]:
 def as_csv(rows: list[dict[str, Any]]) -> str:
     """Return rows as CSV with a header; empty text for no rows.
 
-    It begins with a byte-order mark, by which spreadsheets know UTF-8, and no text in it is a formula to them: what
-    begins like one gets an apostrophe in front. Source: OWASP, "CSV Injection".
+    It begins with a byte-order mark, by which spreadsheets know UTF-8, and no text in it is a
+    formula to them: what begins like one gets an apostrophe in front. Source: OWASP, "CSV
+    Injection".
     """
     if not rows:
         return ""
@@ -104,18 +110,24 @@ def _no_formula(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     # Spreadsheets see through wide signs (＝) and skip what has no width.
-    seen = "".join(c for c in unicodedata.normalize("NFKC", value) if unicodedata.category(c) not in ("Cf", "Cc", "Zs"))
+    seen = "".join(
+        c
+        for c in unicodedata.normalize("NFKC", value)
+        if unicodedata.category(c) not in ("Cf", "Cc", "Zs")
+    )
     return f"'{value}" if seen.startswith(("=", "+", "-", "@")) else value
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a share; (0, 1) if nothing was counted.
 
-    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22,
+    1927.
     """
     if not total:
         return 0.0, 1.0
-    share, spread = count / total, _Z * _Z / total
+    share = count / total
+    spread = _Z * _Z / total
     centre = (share + spread / 2) / (1 + spread)
     half = _Z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
     return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,4 +1,7 @@
-"""The only reader of YAML. Knows no model of ours: a caller brings the pydantic class that its file must fit."""
+"""The only reader of YAML.
+
+Knows no model of ours: a caller brings the pydantic class that its file must fit.
+"""
 
 from __future__ import annotations
 
@@ -50,24 +53,33 @@ Topic = Annotated[str, AfterValidator(_as_a_topic)]
 Name = Annotated[str, AfterValidator(_on_one_line)]
 
 
-_NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
+_NULL = "tag:yaml.org,2002:null"
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """Leaves every plain word as it is written; what is to be a number or a truth value, the model says.
+    """Leaves every plain word as it is written.
 
-    YAML itself makes numbers of 0042, 1_000, 12:30:45 and 1.10, truth values of no and on, and a date of 2026-11-26,
-    before anybody knows that a name was meant. Only null (also ~) and merge keys (<<) keep their meaning.
+    What is to be a number or a truth value, the model says.
+
+    YAML itself makes numbers of 0042, 1_000, 12:30:45 and 1.10, truth values of no and on, and a
+    date of 2026-11-26, before anybody knows that a name was meant. Only null (also ~) and merge
+    keys (<<) keep their meaning.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a key that stands twice, or with nothing behind it: nobody can say what was meant."""
+        """Refuse a key that stands twice, or with nothing behind it.
+
+        Nobody can say what was meant.
+        """
         seen: set[str] = set()
         for key, value in node.value:
             wrong = ""
             if key.value in seen and key.tag != _MERGE:
                 wrong = f"the key {key.value!r} stands twice"
-            if value.tag == _NULL and not value.value:  # "token: #abc" would open a hub to everybody
+            if (
+                value.tag == _NULL and not value.value
+            ):  # "token: #abc" would open a hub to everybody
                 wrong = f"the key {key.value!r} has no value: write null for none, and quote a text that begins with #"
             if wrong:
                 raise yaml.constructor.ConstructorError(None, None, wrong, key.start_mark)
@@ -91,7 +103,8 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
     Args:
         model: pydantic class with `extra="forbid"`.
         path: the file; None for the model's own defaults.
-        overrides: like "recipe.epochs=3"; lists, quoted texts and null are read as YAML, all else as it stands.
+        overrides: like "recipe.epochs=3"; lists, quoted texts and null are read as YAML, all else
+            as it stands.
 
     Raises:
         ConfigError: names file, key path and reason.
@@ -106,14 +119,17 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid YAML: {error}") from error
         if not isinstance(document, dict):
-            raise ConfigError(f"{path}: expected keys and values at the top, found {type(document).__name__}")
+            raise ConfigError(
+                f"{path}: expected keys and values at the top, found {type(document).__name__}"
+            )
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key or not text.strip():
             # An empty value is an unset shell variable more often than a wish.
             raise ConfigError(f"--set {item!r}: write key.path=value (null for none)")
         try:
-            # A list, a section, a quoted text and null are YAML; all else is taken as it stands, # and : included.
+            # A list, a section, a quoted text and null are YAML; all else is taken as it stands, #
+            # and : included.
             as_yaml = text.strip()[0] in "[{\"'" or text.strip() in ("null", "~")
             _put(document, key, _parsed(text) if as_yaml else text.strip())
         except yaml.YAMLError as error:
@@ -122,7 +138,9 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
 
 
 def with_values(config: M, values: Mapping[str, Any]) -> M:
-    """Return a configuration with other values at some key paths, such as {"recipe.epochs": 3}; checked anew.
+    """Return a configuration with other values at some key paths, such as {"recipe.epochs": 3}.
+
+    Checked again.
 
     Raises:
         ConfigError: names key path and reason.
@@ -135,14 +153,19 @@ def with_values(config: M, values: Mapping[str, Any]) -> M:
 
 def dump(config: BaseModel, path: Path) -> None:
     """Write a configuration as YAML that `load` reads back."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
+    )
 
 
 def _validated(model: type[M], document: dict[str, Any], source: str) -> M:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        reasons = [f"{'.'.join(map(str, e['loc'])) or '(top)'}: {_reason(e, model)}" for e in error.errors()]
+        reasons = [
+            f"{'.'.join(map(str, e['loc'])) or '(top)'}: {_reason(e, model)}"
+            for e in error.errors()
+        ]
         raise ConfigError(f"{source}: " + "; ".join(reasons)) from error
 
 

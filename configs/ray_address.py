@@ -1,4 +1,7 @@
-"""Whether a Ray cluster answers where a setting says that one does. Ray itself waits for minutes, without a word."""
+"""Whether a Ray cluster answers where a setting says that one does.
+
+Ray itself waits for minutes, without a word.
+"""
 
 from __future__ import annotations
 
@@ -10,35 +13,51 @@ import sys
 
 from vision.errors import ConfigError
 
-_CONNECT_S, _ANSWER_S = 3.0, 15.0
+_CONNECT_S = 3.0
+_ANSWER_S = 15.0
 
 
 def must_be_ray(address: str | None) -> None:
-    """Ask the cluster at `address`, or at RAY_ADDRESS if that is set, for a sign of life; takes 18 s at most.
+    """Ask the cluster at `address`, or at RAY_ADDRESS if that is set, for a sign of life.
+
+    Takes 18 s at most.
 
     Args:
-        address: host:port of the cluster's head, or ray://host:port; None and "local" start a cluster and are fine, and
-            "auto" finds the one on this machine.
+        address: host:port of the cluster's head, or ray://host:port; None and "local" start a
+            cluster and are fine, and "auto" finds the one on this machine.
 
     Raises:
         ConfigError: nobody is there, or no Ray.
     """
-    key, wanted = ("--ray-address", address) if address else ("RAY_ADDRESS", os.environ.get("RAY_ADDRESS", ""))
+    key, wanted = (
+        ("--ray-address", address)
+        if address
+        else ("RAY_ADDRESS", os.environ.get("RAY_ADDRESS", ""))
+    )
     if not wanted or wanted in ("local", "auto"):
         return
     found = re.fullmatch(r"(ray://)?(?:\[([^\]]+)\]|([^:/\[\]\s]+)):(\d{1,5})", wanted)
     if not found or int(found[4]) > 65535:
-        raise ConfigError(f"{key}: {wanted!r} is no address; write host:port, as 'ray start --head' prints it")
-    host, port = found[2] or found[3], int(found[4])
+        raise ConfigError(
+            f"{key}: {wanted!r} is no address; write host:port, as 'ray start --head' prints it"
+        )
+    host = found[2] or found[3]
+    port = int(found[4])
     try:
         socket.create_connection((host, port), _CONNECT_S).close()
     except (OSError, UnicodeError) as error:
         raise ConfigError(
-            f"{key}: nobody answers at {wanted} ({error}); start the cluster with 'ray start --head', or leave it out "
+            f"{key}: nobody answers at {wanted} ({error}); start the cluster with 'ray start "
+            "--head', or leave it out "
             "to use a local one"
         ) from error
     if found[1]:
-        ask = [sys.executable, "-c", "import sys, ray; ray.init(sys.argv[1], logging_level='ERROR')", wanted]
+        ask = [
+            sys.executable,
+            "-c",
+            "import sys, ray; ray.init(sys.argv[1], logging_level='ERROR')",
+            wanted,
+        ]
     else:
         ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", wanted]
     try:
@@ -46,4 +65,6 @@ def must_be_ray(address: str | None) -> None:
     except subprocess.TimeoutExpired:
         answer = -1
     if answer:
-        raise ConfigError(f"{key}: something answers at {wanted}, but it is no Ray cluster of this version")
+        raise ConfigError(
+            f"{key}: something answers at {wanted}, but it is no Ray cluster of this version"
+        )

@@ -1,7 +1,10 @@
-"""Lids. `execute` is the moment at which a person is served; whatever fails, the lid opens to residual.
+"""Lids. `execute` is the moment at which a person is served.
 
-A lid that moves is behind one small protocol: simulated, GPIO pins, a controller on a serial line, or one behind MQTT.
-The libraries of the last three are imported where they are used: most bins need none of them.
+Whatever fails, the lid opens to residual.
+
+A lid that moves is behind one small protocol: simulated, GPIO pins, a controller on a serial line,
+or one behind MQTT. The libraries of the last three are imported where they are used: most bins need
+none of them.
 """
 
 from __future__ import annotations
@@ -57,22 +60,24 @@ class Actuator:
     """
 
     def __init__(self, lid: Lid, fallback: str) -> None:
-        self._lid, self.fallback = lid, fallback
+        self._lid = lid
+        self.fallback = fallback
 
     def execute(self, stream: str) -> tuple[str, str]:
         """Send what lies in the chute to a stream, or else to the fallback.
 
         Returns:
-            The stream that it went to (the fallback too when nothing moved: that is where a lid rests), and "moved" or
-            "fault: ..." in words. Never raises: a bin with a broken lid still counts.
+            The stream that it went to (the fallback too when nothing moved: that is where a lid
+            rests), and "moved" or "fault: ..." in words. Never raises: a bin with a broken lid
+            still counts.
         """
-        why = self._try(lambda: self._lid.open(stream))
-        if not why:
+        reason = self._try(lambda: self._lid.open(stream))
+        if not reason:
             return stream, "moved"
         if stream == self.fallback:
-            return stream, f"fault: {why}"
+            return stream, f"fault: {reason}"
         again = self._try(lambda: self._lid.open(self.fallback))
-        return self.fallback, f"fault: {why}; {again or f'opened {self.fallback} instead'}"
+        return self.fallback, f"fault: {reason}; {again or f'opened {self.fallback} instead'}"
 
     def alarm(self, reason: str) -> str:
         """Call for help with a hazard; return "" or what failed, in words. Never raises."""
@@ -87,13 +92,17 @@ class Actuator:
     def _try(move: Callable[[], None]) -> str:
         try:
             move()
-        except Exception as error:  # noqa: BLE001  a person stands before the bin, whatever the driver threw
-            return f"{error or type(error).__name__}"[:100]  # two of them, in any script, must fit into an event
+        except Exception as error:  # noqa: BLE001
+            return f"{error or type(error).__name__}"[
+                :100
+            ]  # two of them, in any script, must fit into an event
         return ""
 
 
 class SimulatedLid:
-    """A lid with rules: it has the streams it has, and what it opens for is gone from the simulated chute.
+    """A lid with rules.
+
+    It has the streams it has, and what it opens for is gone from the simulated chute.
 
     Args:
         streams: compartments there are.
@@ -101,7 +110,8 @@ class SimulatedLid:
     """
 
     def __init__(self, streams: tuple[str, ...], world: World | None) -> None:
-        self._streams, self._world = streams, world
+        self._streams = streams
+        self._world = world
         self.alarms: list[str] = []
 
     def open(self, stream: str) -> None:
@@ -123,8 +133,10 @@ class SimulatedLid:
 
 
 class GpioLid:
-    """One output pin a stream, high while its flap is open. Wire the flaps so that low is residual, with pull-downs of
-    their own: what a pin does before the program runs and after it has ended is up to the board.
+    """One output pin a stream, high while its flap is open.
+
+    Wire the flaps so that low is residual, with pull-downs of their own: what a pin does before the
+    program runs and after it has ended is up to the board.
 
     Args:
         config: pins, alarm_pin, hold_s.
@@ -137,14 +149,24 @@ class GpioLid:
         import gpiozero  # noqa: PLC0415
 
         try:
-            self._pins = {s: gpiozero.DigitalOutputDevice(pin, initial_value=False) for s, pin in config.pins.items()}
-            self._alarm = None if config.alarm_pin is None else gpiozero.DigitalOutputDevice(config.alarm_pin)
+            self._pins = {
+                s: gpiozero.DigitalOutputDevice(pin, initial_value=False)
+                for s, pin in config.pins.items()
+            }
+            self._alarm = (
+                None if config.alarm_pin is None else gpiozero.DigitalOutputDevice(config.alarm_pin)
+            )
         except Exception as error:  # lgpio's own errors are of no common kind
-            raise ActuatorError(f"actuator.pins: {error}; is this a board with GPIO, and is the pin free?") from error
+            raise ActuatorError(
+                f"actuator.pins: {error}; is this a board with GPIO, and is the pin free?"
+            ) from error
         self._hold_s = config.hold_s
 
     def open(self, stream: str) -> None:
-        """Hold the stream's pin high for a moment; a stream without a pin is the one that falls through, or none."""
+        """Hold the stream's pin high for a moment.
+
+        A stream without a pin is the one that falls through, or none.
+        """
         pin = self._pins.get(stream)
         if pin is None:
             raise ActuatorError(f"actuator.pins: no pin for {stream}")
@@ -178,7 +200,8 @@ class SerialLid:
     """
 
     def __init__(self, config: ActuatorConfig) -> None:
-        self._config, self._line = config, None  # opened when it is needed: a lid may be plugged in later
+        self._config = config
+        self._line = None  # opened when it is needed: a lid may be plugged in later
 
     def open(self, stream: str) -> None:
         """Tell the controller and wait for its answer."""
@@ -204,33 +227,41 @@ class SerialLid:
 
             try:
                 self._line = serial.Serial(
-                    self._config.port, self._config.baud, timeout=self._config.timeout_s,
+                    self._config.port,
+                    self._config.baud,
+                    timeout=self._config.timeout_s,
                     write_timeout=self._config.timeout_s,
-                )  # fmt: skip
+                )
             except (serial.SerialException, ValueError) as error:
                 raise ActuatorError(f"actuator.port: {error}") from error
         return self._line
 
-    def _ask(self, words: str) -> None:
+    def _ask(self, message: str) -> None:
         line = self._connected()
         try:
             line.reset_input_buffer()  # a late answer to an earlier question
-            line.write(words.replace("\n", " ").encode() + b"\n")
+            line.write(message.replace("\n", " ").encode() + b"\n")
             answer = line.read_until(b"\n", 200).decode(errors="replace").strip()
-        except Exception as error:  # a plug was pulled, which termios tells in its own way: the next one opens it anew
+        except Exception as error:
+            # a plug was pulled, which termios tells in its own way: the next one opens it again
             self.close()
             raise ActuatorError(f"actuator.port: {self._config.port}: {error}") from error
         if answer != "OK":
             raise ActuatorError(
-                f"the lid's controller answers {answer!r}" if answer else "the lid's controller is silent"
+                f"the lid's controller answers {answer!r}"
+                if answer
+                else "the lid's controller is silent"
             )
 
 
 class MqttLid:
-    """A controller behind an MQTT broker: a command out, its own acknowledgement back. The broker's is not enough.
+    """A controller behind an MQTT broker: a command out, its own acknowledgement back.
 
-        <topic>/open   {"id": "...", "stream": "glass"}        <topic>/alarm  {"id": "...", "reason": "..."}
-        <topic>/done   {"id": "...", "ok": true}               by the controller
+    The broker's is not enough.
+
+        <topic>/open   {"id": "...", "stream": "glass"}
+        <topic>/alarm  {"id": "...", "reason": "..."}
+        <topic>/done   {"id": "...", "ok": true}           by the controller
 
     Args:
         config: url (mqtt://host:port), topic, timeout_s.
@@ -241,16 +272,22 @@ class MqttLid:
         from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
 
         where = urlsplit(config.url or "")
-        self._config, self._done, self._answered = config, dict[str, bool](), threading.Condition()
+        self._config = config
+        self._done = dict[str, bool]()
+        self._answered = threading.Condition()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         if where.username:
             self._client.username_pw_set(unquote(where.username), unquote(where.password or ""))
         if where.scheme == "mqtts":
             self._client.tls_set()
         self._client.on_connect = lambda client, *_: client.subscribe(f"{config.topic}/done", qos=1)
-        self._client.on_message = lambda _client, _data, message: self._take(bytes(message.payload))
+        self._client.on_message = lambda _client, _data, message: self._on_answer(
+            bytes(message.payload)
+        )
         self._client.reconnect_delay_set(1, 5)
-        self._client.connect_async(where.hostname or "", where.port or (8883 if where.scheme == "mqtts" else 1883))
+        self._client.connect_async(
+            where.hostname or "", where.port or (8883 if where.scheme == "mqtts" else 1883)
+        )
         self._client.loop_start()
 
     def open(self, stream: str) -> None:
@@ -266,7 +303,9 @@ class MqttLid:
         end_s = time.monotonic() + self._config.timeout_s
         while not self._client.is_connected():
             if time.monotonic() > end_s:
-                raise ActuatorError(f"actuator.url: no connection to {without_secrets(self._config.url)}")
+                raise ActuatorError(
+                    f"actuator.url: no connection to {without_secrets(self._config.url)}"
+                )
             time.sleep(0.05)
 
     def close(self) -> None:
@@ -274,23 +313,30 @@ class MqttLid:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def _ask(self, what: str, words: dict[str, str]) -> None:
+    def _ask(self, what: str, message: dict[str, str]) -> None:
         number = uuid.uuid4().hex
         if not self._client.is_connected():
-            raise ActuatorError(f"actuator.url: no connection to {without_secrets(self._config.url)}")
+            raise ActuatorError(
+                f"actuator.url: no connection to {without_secrets(self._config.url)}"
+            )
         # Not kept by paho: a command that is late would move a flap with somebody's hand in it.
-        self._client.publish(f"{self._config.topic}/{what}", json.dumps({"id": number, **words}), qos=0)
+        self._client.publish(
+            f"{self._config.topic}/{what}", json.dumps({"id": number, **message}), qos=0
+        )
         with self._answered:
             if not self._answered.wait_for(lambda: number in self._done, self._config.timeout_s):
-                raise ActuatorError(f"the lid's controller did not answer within {self._config.timeout_s:g} s")
+                raise ActuatorError(
+                    f"the lid's controller did not answer within {self._config.timeout_s:g} s"
+                )
             if not self._done.pop(number):
                 raise ActuatorError("the lid's controller refuses")
 
-    def _take(self, payload: bytes) -> None:
+    def _on_answer(self, payload: bytes) -> None:
         try:
             answer = json.loads(payload)
-            number, good = str(answer["id"]), answer["ok"] is True
-        except Exception:  # noqa: BLE001  whatever stands there, paho's thread must live
+            number = str(answer["id"])
+            good = answer["ok"] is True
+        except Exception:  # noqa: BLE001
             return  # not for us: the one that waits will say that nothing came
         with self._answered:
             self._done = {number: good}  # only one is ever waited for
@@ -309,7 +355,9 @@ def open_lid(config: ActuatorConfig, streams: tuple[str, ...], world: World | No
     """
     if config.kind == "gpio":
         if missing := [s for s in streams if s not in config.pins]:
-            raise ConfigError(f"actuator.pins: no pin for {', '.join(missing)}, which the rule book uses")
+            raise ConfigError(
+                f"actuator.pins: no pin for {', '.join(missing)}, which the rule book uses"
+            )
         return GpioLid(config)
     if config.kind == "serial":
         return SerialLid(config)

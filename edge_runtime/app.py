@@ -1,4 +1,7 @@
-"""Puts a bin together from its configuration and runs it; and classifies pictures with the same classifier."""
+"""Puts a bin together from its configuration and runs it.
+
+And classifies images with the same classifier.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ from typing import Any, TextIO
 
 import cv2
 
-from edge_runtime import board
+from edge_runtime import host
 from edge_runtime.actuate import Actuator, open_lid
+from edge_runtime.camera_monitor import CameraMonitor
 from edge_runtime.capture import Recorder, open_camera
 from edge_runtime.choose import Chosen, choose
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import SHIPPED_BUNDLES, EdgeConfig
-from edge_runtime.eyesight import Eyesight
 from edge_runtime.health import Health, remembered_hazard
 from edge_runtime.keeper import Keeper
 from edge_runtime.outbox import open_outbox
@@ -48,23 +51,27 @@ def run(
         config: the bin.
         drain_s: after the camera has ended, how long to wait for the hub to take what is left.
         reload: reads the settings again, at SIGHUP; None ignores it.
-        record: film of what the camera sees, to be replayed.
+        record: recording of what the camera sees, to be replayed.
 
     Raises:
         BinsightError: the bin cannot start; the message says why.
     """
-    stop, reload_asked = threading.Event(), threading.Event()
+    stop = threading.Event()
+    reload_asked = threading.Event()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         signal.signal(signal.SIGHUP, lambda *_: reload_asked.set())
     rules = load_rules(config.rules)
-    cv2.setNumThreads(1)  # pictures are small: threads cost more than they bring, and they are onnxruntime's
+    cv2.setNumThreads(
+        1
+    )  # images are small: threads cost more than they bring, and they are onnxruntime's
     claimed = _claim(config.state)
     chosen, refused = _chosen(config)
-    board.give_memory_back()
-    classifier, clock = chosen.classifier, SystemClock()
-    health = Health(config.bin_id, model=classifier.manifest.model_id, bundle=chosen.why)
+    host.give_memory_back()
+    classifier = chosen.classifier
+    clock = SystemClock()
+    health = Health(config.bin_id, model=classifier.manifest.model_id, bundle=chosen.reason)
     try:
         _log_to_file(config)
     except OSError as error:
@@ -73,42 +80,60 @@ def run(
     if refused:
         health.settings = refused
         log.error("%s", refused)
-        config = config.model_copy(update={"bundle": SHIPPED_BUNDLES})  # so that a reload tries the other again
+        config = config.model_copy(
+            update={"bundle": SHIPPED_BUNDLES}
+        )  # so that a reload tries the other again
     camera, world = open_camera(config.camera, config.state, clock)
     if record:
         camera = Recorder(camera, record, config.camera.fps or 10.0)
     if world and world.ended:
         log.warning(
             "%s: all items of this camera were shown before; only what waits for the hub is sent. "
-            "For new items name another folder with --set state=...", config.state / "truth.jsonl",
-        )  # fmt: skip
+            "For new items name another folder with --set state=...",
+            config.state / "truth.jsonl",
+        )
     actuator = Actuator(open_lid(config.actuator, tuple(rules.streams), world), rules.fallback)
-    outbox, health.storage = open_outbox(config.state / "outbox.sqlite", config.bin_id, config.outbox.max_bytes)
+    outbox, health.storage = open_outbox(
+        config.state / "outbox.sqlite", config.bin_id, config.outbox.max_bytes
+    )
     if health.storage:
         log.error("%s", health.storage)
     if reason := remembered_hazard(config.state):
         health.hazard = reason
-        log.warning("hazard before this start: %s; once it is out: binsight edge hazard-gone", reason)
+        log.warning(
+            "hazard before this start: %s; once it is out: binsight edge hazard-gone", reason
+        )
     pipeline = Pipeline(
-        camera, Eyesight(config.camera.stale_after_s, config.state / "lens.json"),
-        Trigger(config.trigger, _load_reference(config.state)), classifier, rules, actuator, outbox, clock, health,
-        config.looks, config.board_w,
-    )  # fmt: skip
+        camera,
+        CameraMonitor(config.camera.stale_after_s, config.state / "lens.json"),
+        Trigger(config.trigger, _load_reference(config.state)),
+        classifier,
+        rules,
+        actuator,
+        outbox,
+        clock,
+        health,
+        config.max_frames_per_item,
+        config.host_power_w,
+    )
     if health.hazard:
         pipeline.give_alarm()
     keeper = Keeper(config, pipeline, reload_asked, reload)
-    pipeline.every_frame, pipeline.on_hazard = keeper.keep, keeper.take_hazard
+    pipeline.every_frame = keeper.keep
+    pipeline.on_hazard = keeper.take_hazard
     pipeline.without_disk = keeper.without_disk
     view = _view(config, pipeline)
-    log.info("bin %s: %s (%s), rule book %s", config.bin_id, health.model, chosen.why, rules.id)
-    board.notify("READY=1")
+    log.info("bin %s: %s (%s), rule book %s", config.bin_id, health.model, chosen.reason, rules.id)
+    host.notify("READY=1")
     try:
         pipeline.run(stop)
         deadline = time.monotonic() + drain_s
-        while keeper.uplink and keeper.waiting() and time.monotonic() < deadline and not stop.is_set():
+        while (
+            keeper.uplink and keeper.waiting() and time.monotonic() < deadline and not stop.is_set()
+        ):
             stop.wait(0.1)
     finally:
-        board.notify("STOPPING=1")
+        host.notify("STOPPING=1")
         camera.close()
         actuator.close()
         if view:
@@ -121,35 +146,45 @@ def run(
         if claimed:
             claimed.close()
     if world and world.missed:
-        log.warning("%d items lay in the chute unnoticed or could not be read; see truth.jsonl", world.missed)
+        log.warning(
+            "%d items lay in the chute unnoticed or could not be read; see truth.jsonl",
+            world.missed,
+        )
     return health
 
 
-def classify_paths(paths: Iterable[Path], bundle: Path, threads: int = 2) -> Iterator[dict[str, Any]]:
-    """Classify pictures and folders of pictures, one row each.
+def classify_paths(
+    paths: Iterable[Path], bundle: Path, threads: int = 2
+) -> Iterator[dict[str, Any]]:
+    """Classify images and folders of images, one row each.
 
     Yields:
-        path, label, confidence, unknown_score, decision, probabilities; or path and error for what cannot be read.
+        path, label, confidence, unknown_score, decision, probabilities; or path and error for what
+        cannot be read.
 
     Raises:
         BundleError: the bundle must not be run.
     """
     classifier = choose(bundle, threads).classifier
     for path in paths:
-        pictures, others = scan(path) if path.is_dir() else ([path], {})
+        images, others = scan(path) if path.is_dir() else ([path], {})
         if others:
-            log.warning("%s: left out: %s", shown(path), ", ".join(f"{n} {what}" for what, n in sorted(others.items())))
-        if not pictures:
-            yield {"path": str(path), "error": f"{path}: no picture in this folder"}
-        for picture in pictures:
+            log.warning(
+                "%s: left out: %s",
+                shown(path),
+                ", ".join(f"{n} {what}" for what, n in sorted(others.items())),
+            )
+        if not images:
+            yield {"path": str(path), "error": f"{path}: no image in this folder"}
+        for image in images:
             try:
-                pixels = read_image(picture)
+                pixels = read_image(image)
             except ImageError as error:
-                yield {"path": str(picture), "error": str(error)}
+                yield {"path": str(image), "error": str(error)}
                 continue
             result = classifier.classify(pixels)
             yield {
-                "path": str(picture),
+                "path": str(image),
                 "label": result.prediction.label,
                 "confidence": result.prediction.confidence,
                 "unknown_score": result.prediction.unknown_score,
@@ -161,7 +196,8 @@ def classify_paths(paths: Iterable[Path], bundle: Path, threads: int = 2) -> Ite
 def _claim(state: Path) -> TextIO | None:
     """Make the state folder and hold it for this bin alone, until the file that is returned is closed.
 
-    A disk that takes nothing cannot be held, and need not be: the bin serves on and writes nothing there.
+    A disk that takes nothing cannot be held, and need not be: the bin serves on and writes nothing
+    there.
 
     Raises:
         StorageError: another bin runs on it, or it cannot be made.
@@ -172,13 +208,16 @@ def _claim(state: Path) -> TextIO | None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise StorageError(
-            f"state: a bin runs on {state} already; to look at it set view.port in its settings, or name another folder"
+            f"state: a bin runs on {state} already; to look at it set view.port in its settings, "
+            "or name another folder"
         ) from error
     except OSError as error:
         if state.is_dir() and error.errno in (errno.EROFS, errno.ENOSPC):
             log.error("state: %s cannot be written (%s)", state, error.strerror)
             return None
-        raise StorageError(f"state: {state} cannot be written ({error.strerror}); name a folder to write to") from error
+        raise StorageError(
+            f"state: {state} cannot be written ({error.strerror}); name a folder to write to"
+        ) from error
     return file
 
 
@@ -196,8 +235,10 @@ def _chosen(config: EdgeConfig) -> tuple[Chosen, str]:
     except BundleError as error:
         if config.bundle == SHIPPED_BUNDLES:
             raise
-        return choose(SHIPPED_BUNDLES, config.threads, config.state), f"bundle: {error} What ships is run instead."
-    return chosen, "; ".join(f"bundle: {words}" for words in chosen.refused)
+        return choose(
+            SHIPPED_BUNDLES, config.threads, config.state
+        ), f"bundle: {error} What ships is run instead."
+    return chosen, "; ".join(f"bundle: {message}" for message in chosen.refused)
 
 
 def _view(config: EdgeConfig, pipeline: Pipeline) -> View | None:
@@ -231,5 +272,5 @@ def _load_reference(state: Path) -> Pixels | None:
     try:
         return read_image(path)
     except ImageError as error:
-        log.warning("%s; learning the empty chute anew", error)
+        log.warning("%s; learning the empty chute again", error)
         return None

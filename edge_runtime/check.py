@@ -1,6 +1,9 @@
-"""Everything that a technician must know before leaving, in one screen. It looks, and changes nothing.
+"""Everything that a technician must know before leaving, in one screen.
 
-The state folder of a running bin is not opened a second time: what is inside is read from its health file.
+It looks, and changes nothing.
+
+The state folder of a running bin is not opened a second time: what is inside is read from its
+health file.
 """
 
 from __future__ import annotations
@@ -14,32 +17,38 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edge_runtime import board
+from edge_runtime import host
 from edge_runtime.actuate import open_lid
+from edge_runtime.camera_monitor import CameraMonitor
 from edge_runtime.capture import open_camera
 from edge_runtime.choose import measure
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import EdgeConfig
-from edge_runtime.eyesight import Eyesight
 from edge_runtime.health import Health
 from edge_runtime.rules import load_rules
 from edge_runtime.uplink import open_transport
 from vision.addresses import without_secrets
 from vision.errors import BinsightError, CameraError, StorageError
-from vision.events import is_refusal
+from vision.wire import is_refusal
 
 # Looked at the camera for so long: a frozen or covered one shows within it.
 CAMERA_S = 4.0
-_SLOW_MS, _SLOW_SYNC_MS, _LITTLE_ROOM_BYTES, _HOT_C = 500.0, 100.0, 50_000_000, 80.0
+_SLOW_MS = 500.0
+_SLOW_SYNC_MS = 100.0
+_LITTLE_ROOM_BYTES = 50_000_000
+_HOT_C = 80.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: what was looked at, "ok", "warn" or "bad", and in words what is so and what to do."""
+    """One line: what was looked at, "ok", "warn" or "bad".
+
+    And in words what is so and what to do.
+    """
 
     what: str
     state: str
-    words: str
+    message: str
 
 
 def check(config: EdgeConfig) -> Iterator[Finding]:
@@ -49,55 +58,74 @@ def check(config: EdgeConfig) -> Iterator[Finding]:
         config: of the bin.
     """
     looks: dict[str, Callable[[EdgeConfig], Finding]] = {
-        "rule book": _rules, "bundle": _bundle, "processor": _processor, "camera": _camera, "lid": _lid,
-        "disk": _disk, "running bin": _running, "clock": _clock, "hub and key": _hub, "temperature": _temperature,
-    }  # fmt: skip
+        "rule book": _rules,
+        "bundle": _bundle,
+        "processor": _processor,
+        "camera": _camera,
+        "lid": _lid,
+        "disk": _disk,
+        "running bin": _running,
+        "clock": _clock,
+        "hub and key": _hub,
+        "temperature": _temperature,
+    }
     for what, look in looks.items():
         try:
             yield look(config)
         except BinsightError as error:
             yield Finding(what, "bad", str(error))
-        except Exception as error:  # noqa: BLE001  the lines after it must be told too
+        except Exception as error:  # noqa: BLE001
             yield Finding(what, "bad", f"{type(error).__name__}: {error}")
 
 
 def _rules(config: EdgeConfig) -> Finding:
     book = load_rules(config.rules)
-    return Finding("rule book", "ok", f"{book.id} version {book.version}: {', '.join(book.streams)}")
+    return Finding(
+        "rule book", "ok", f"{book.id} version {book.version}: {', '.join(book.streams)}"
+    )
 
 
 def _bundle(config: EdgeConfig) -> Finding:
     tried = measure(config.bundle, config.threads)
     good = sorted((t for t in tried if t.ms is not None), key=lambda t: t.ms or 0.0)
-    words = [f"{t.path.name} gives its known answer in {t.ms:.1f} ms" for t in good] + [
-        t.words for t in tried if t.words
+    message = [f"{t.path.name} gives its expected output in {t.ms:.1f} ms" for t in good] + [
+        t.message for t in tried if t.message
     ]
     if not good or good[0].classifier is None or good[0].ms is None:
-        return Finding("bundle", "bad", "; ".join(words))
+        return Finding("bundle", "bad", "; ".join(message))
     model = good[0].classifier.manifest.model_id
     bad = len(good) < len(tried) or good[0].ms > _SLOW_MS
     return Finding(
-        "bundle", "warn" if bad else "ok", f"{model}: {'; '.join(words)}; {good[0].path.name} runs, "
-        f"with {config.threads} threads",
-    )  # fmt: skip
+        "bundle",
+        "warn" if bad else "ok",
+        f"{model}: {'; '.join(message)}; {good[0].path.name} runs, with {config.threads} threads",
+    )
 
 
 def _processor(config: EdgeConfig) -> Finding:
     cores = os.cpu_count() or 1
     if config.threads > cores:
-        return Finding("processor", "warn", f"threads: {config.threads} on {cores} cores slow each other down")
-    return Finding("processor", "ok", f"{cores} cores; {board.cpu_name()}")
+        return Finding(
+            "processor", "warn", f"threads: {config.threads} on {cores} cores slow each other down"
+        )
+    return Finding("processor", "ok", f"{cores} cores; {host.cpu_name()}")
 
 
 def _camera(config: EdgeConfig) -> Finding:
-    with tempfile.TemporaryDirectory() as scratch:  # a simulated camera writes its truth there, not into the bin's
+    with (
+        tempfile.TemporaryDirectory() as scratch
+    ):  # a simulated camera writes its truth there, not into the bin's
         camera, _ = open_camera(config.camera, Path(scratch), SystemClock())
         try:
-            eyes, frames, size, fault = Eyesight(CAMERA_S / 2), 0, "", ""
+            monitor = CameraMonitor(CAMERA_S / 2)
+            frames = 0
+            size = ""
+            fault = ""
             end_s = time.monotonic() + CAMERA_S
             while time.monotonic() < end_s and (frame := camera.read()) is not None:
-                frames, size = frames + 1, f"{frame.pixels_hwc.shape[1]}x{frame.pixels_hwc.shape[0]}"
-                fault = eyes.judge(frame, True).fault
+                frames = frames + 1
+                size = f"{frame.pixels_hwc.shape[1]}x{frame.pixels_hwc.shape[0]}"
+                fault = monitor.check(frame, True).fault
         except CameraError as error:
             return Finding("camera", "bad", str(error))
         finally:
@@ -105,17 +133,22 @@ def _camera(config: EdgeConfig) -> Finding:
     if fault:
         return Finding("camera", "bad", fault)
     state = "warn" if config.camera.kind in ("simulator", "folder", "file") else "ok"
-    return Finding("camera", state, f"{config.camera.kind}: {frames / CAMERA_S:.0f} frames a second, {size}")
+    return Finding(
+        "camera", state, f"{config.camera.kind}: {frames / CAMERA_S:.0f} frames a second, {size}"
+    )
 
 
 def _lid(config: EdgeConfig) -> Finding:
     if _age_s(config) < 60:
         return Finding("lid", "ok", "in the hands of the running bin; see there")
-    if config.actuator.kind == "gpio" and (high := sorted(p for p in config.actuator.pins.values() if p <= 8)):
+    if config.actuator.kind == "gpio" and (
+        high := sorted(p for p in config.actuator.pins.values() if p <= 8)
+    ):
         return Finding(
             "lid",
             "warn",
-            f"actuator.pins: a Raspberry Pi pulls GPIO 0 to 8 high until the program runs: {high}; take others",
+            "actuator.pins: a Raspberry Pi pulls GPIO 0 to 8 high until the program runs: "
+            f"{high}; take others",
         )
     lid = open_lid(config.actuator, tuple(load_rules(config.rules).streams), None)
     try:
@@ -128,8 +161,11 @@ def _lid(config: EdgeConfig) -> Finding:
 
 
 def _disk(config: EdgeConfig) -> Finding:
-    folder = next(p for p in (config.state.resolve(), *config.state.resolve().parents) if p.exists())
-    free, slowest = shutil.disk_usage(folder).free, 0.0
+    folder = next(
+        p for p in (config.state.resolve(), *config.state.resolve().parents) if p.exists()
+    )
+    free = shutil.disk_usage(folder).free
+    slowest = 0.0
     try:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             for _ in range(5):
@@ -142,41 +178,69 @@ def _disk(config: EdgeConfig) -> Finding:
         raise StorageError(
             f"state: {folder} cannot be written ({error.strerror}); free some room or name another"
         ) from error
-    words = f"{folder}: {free // 10**6} MB free, a synced write takes {slowest:.0f} ms at most"
+    message = f"{folder}: {free // 10**6} MB free, a synced write takes {slowest:.0f} ms at most"
     outbox = config.state / "outbox.sqlite"
-    wanted = config.outbox.max_bytes - (outbox.stat().st_size if outbox.exists() else 0) + _LITTLE_ROOM_BYTES
+    wanted = (
+        config.outbox.max_bytes
+        - (outbox.stat().st_size if outbox.exists() else 0)
+        + _LITTLE_ROOM_BYTES
+    )
     if free < wanted:
         return Finding(
-            "disk", "bad", f"{words}; the outbox may grow to {config.outbox.max_bytes // 10**6} MB: free some room"
+            "disk",
+            "bad",
+            f"{message}; the outbox may grow to {config.outbox.max_bytes // 10**6} MB: free some "
+            "room",
         )
-    return Finding("disk", "ok" if slowest < _SLOW_SYNC_MS else "warn", words)
+    return Finding("disk", "ok" if slowest < _SLOW_SYNC_MS else "warn", message)
 
 
 def _running(config: EdgeConfig) -> Finding:
-    path, age_s = config.state / "health.json", _age_s(config)
+    path = config.state / "health.json"
+    age_s = _age_s(config)
     if not path.is_file():
-        return Finding("running bin", "warn", f"no health in {config.state} yet: the bin has not run there")
+        return Finding(
+            "running bin", "warn", f"no health in {config.state} yet: the bin has not run there"
+        )
     try:
         health = {**asdict(Health("")), **json.loads(path.read_text())}
     except ValueError:
-        return Finding("running bin", "bad", f"{path} was cut short; it is written again within seconds of a start")
-    told = [f"{key}: {health[key]}" for key in ("camera", "chute", "lid", "settings") if health[key] != "ok"]
+        return Finding(
+            "running bin",
+            "bad",
+            f"{path} was cut short; it is written again within seconds of a start",
+        )
+    told = [
+        f"{key}: {health[key]}"
+        for key in ("camera", "chute", "lid", "settings")
+        if health[key] != "ok"
+    ]
     told += [f"uplink: {health['uplink']}"] if health["uplink"] not in ("ok", "off") else []
-    told += [f"{key}: {health[key]}" for key in ("hazard", "alarm_failed", "alarm", "storage") if health[key]]
+    told += [
+        f"{key}: {health[key]}"
+        for key in ("hazard", "alarm_failed", "alarm", "storage")
+        if health[key]
+    ]
     if health["quarantined"]:
         told.append(
-            f"events set aside, refused or unreadable: {health['quarantined']} (after an update: binsight edge requeue)"
+            f"events set aside, refused or unreadable: {health['quarantined']} (after an update: "
+            "binsight edge requeue)"
         )
-    words = (
-        f"{health['items']} items, {health['outbox_depth']} events wait ({health['outbox_full_pct']} % full), "
+    message = (
+        f"{health['items']} items, {health['outbox_depth']} events wait "
+        f"({health['outbox_full_pct']} % full), "
         f"{health['dropped']} dropped, {health['faults']} faults"
     )
     if age_s > 60:
         return Finding(
-            "running bin", "bad", f"silent for {age_s / 60:.0f} minutes; {words}; journalctl -u binsight-edge"
+            "running bin",
+            "bad",
+            f"silent for {age_s / 60:.0f} minutes; {message}; journalctl -u binsight-edge",
         )
-    worse = told or any(health[key] for key in ("faults", "dropped", "unrecorded", "blind_openings"))
-    return Finding("running bin", "warn" if worse else "ok", "; ".join([*told, words]))
+    worse = told or any(
+        health[key] for key in ("faults", "dropped", "unrecorded", "blind_openings")
+    )
+    return Finding("running bin", "warn" if worse else "ok", "; ".join([*told, message]))
 
 
 def _age_s(config: EdgeConfig) -> float:
@@ -191,7 +255,9 @@ def _clock(_: EdgeConfig) -> Finding:
     if now.clock_synced:
         return Finding("clock", "ok", told)
     return Finding(
-        "clock", "warn", f"{told}, not known to be set: the hub will date the events; enable systemd-timesyncd"
+        "clock",
+        "warn",
+        f"{told}, not known to be set: the hub will date the events; enable systemd-timesyncd",
     )
 
 
@@ -207,7 +273,9 @@ def _hub(config: EdgeConfig) -> Finding:
         transport.close()
     if answer.status in (401, 403):
         return Finding(
-            "hub and key", "bad", f"{without_secrets(config.uplink.url)} refuses uplink.token ({answer.status})"
+            "hub and key",
+            "bad",
+            f"{without_secrets(config.uplink.url)} refuses uplink.token ({answer.status})",
         )
     if answer.status != 400 or not is_refusal(answer.body):
         return Finding(
@@ -215,12 +283,17 @@ def _hub(config: EdgeConfig) -> Finding:
             "bad",
             f"{without_secrets(config.uplink.url)} answers {answer.status}: is that a binsight hub?",
         )
-    return Finding("hub and key", "ok", f"{without_secrets(config.uplink.url)} takes the key, {ms:.0f} ms away")
+    return Finding(
+        "hub and key", "ok", f"{without_secrets(config.uplink.url)} takes the key, {ms:.0f} ms away"
+    )
 
 
 def _temperature(_: EdgeConfig) -> Finding:
-    celsius, held = board.temperature_c(), board.throttled()
-    words = "no sensor tells" if celsius is None else f"{celsius:.0f} °C"
+    celsius = host.temperature_c()
+    held = host.throttled()
+    message = "no sensor tells" if celsius is None else f"{celsius:.0f} °C"
     return Finding(
-        "temperature", "warn" if held or (celsius or 0) > _HOT_C else "ok", f"{words}{', ' + held if held else ''}"
+        "temperature",
+        "warn" if held or (celsius or 0) > _HOT_C else "ok",
+        f"{message}{', ' + held if held else ''}",
     )

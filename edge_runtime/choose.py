@@ -1,6 +1,9 @@
-"""Which of the bundles that a bin has it runs: one that computes rightly here, and of those the fastest here.
+"""Which of the bundles that a bin has it runs.
 
-A processor decides which form of a network is faster, and whether it computes it rightly; so each form is asked, once.
+One that computes rightly here, and of those the fastest here.
+
+A processor decides which form of a network is faster, and whether it computes it rightly; so each
+form is asked, once.
 """
 
 from __future__ import annotations
@@ -12,15 +15,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_runtime import board
+from edge_runtime import host
 from edge_runtime.classify import Classifier, runtime_version
-from vision.bundle import bundle_digest, probe_frame, write_atomically
+from vision.bundle import bundle_digest, probe_frame
 from vision.errors import BundleError
+from vision.files import write_atomically
 
 log = logging.getLogger(__name__)
 
 # Classifications before the clock counts, and those that it counts.
-_WARM_UP, _TIMED = 5, 25
+_WARM_UP = 5
+_TIMED = 25
 _NOTE = "bundle-times.json"
 _PARENT = "checkpoint_sha256"
 
@@ -31,12 +36,12 @@ class Chosen:
 
     Attributes:
         classifier: of the bundle chosen.
-        why: for people, with the times of all.
+        reason: for people, with the times of all.
         refused: what each bundle that may not run lacks.
     """
 
     classifier: Classifier
-    why: str
+    reason: str
     refused: tuple[str, ...]
 
 
@@ -47,13 +52,13 @@ class Timed:
     Attributes:
         path: of the bundle.
         ms: median time of a classification, preprocessing included; None if it may not run.
-        words: "", or why it may not run.
+        message: "", or why it may not run.
         classifier: None if it may not run.
     """
 
     path: Path
     ms: float | None
-    words: str
+    message: str
     classifier: Classifier | None
 
 
@@ -71,12 +76,13 @@ def bundles_in(bundle: Path) -> list[Path]:
 
 
 def choose(bundle: Path, threads: int, state: Path | None = None) -> Chosen:
-    """Open the bundle, or of a folder's bundles the fastest that gives its known answer here.
+    """Open the bundle, or of a folder's bundles the fastest that gives its expected output here.
 
     Args:
         bundle: a file, or a folder with several forms of a model.
         threads: of onnxruntime.
-        state: folder where times are kept, until a bundle, the processor or onnxruntime is another; None measures anew.
+        state: folder where times are kept, until a bundle, the processor or onnxruntime is another;
+            None measures again.
 
     Raises:
         BundleError: none may run; the message says why of each.
@@ -89,17 +95,23 @@ def choose(bundle: Path, threads: int, state: Path | None = None) -> Chosen:
         refused: list[str] = []
         for path in sorted((p for p in paths if p.name in known), key=lambda p: known[p.name]):
             try:
-                return Chosen(Classifier(path, threads), _why(path, known), tuple(refused))
+                return Chosen(Classifier(path, threads), _reason(path, known), tuple(refused))
             except BundleError as error:
                 refused.append(str(error))
     tried = measure(bundle, threads)
     good = sorted((t for t in tried if t.ms is not None), key=lambda t: t.ms or 0.0)
     if not good or good[0].classifier is None:
-        raise BundleError("; ".join(t.words for t in tried))
+        raise BundleError("; ".join(t.message for t in tried))
     times = {t.path.name: t.ms for t in good if t.ms is not None}
-    if state is not None and len(good) == len(tried):  # a damaged file is looked at again at each start
+    if state is not None and len(good) == len(
+        tried
+    ):  # a damaged file is looked at again at each start
         _remember(state, _key(paths, threads), times)
-    return Chosen(good[0].classifier, _why(good[0].path, times), tuple(t.words for t in tried if t.words))
+    return Chosen(
+        good[0].classifier,
+        _reason(good[0].path, times),
+        tuple(t.message for t in tried if t.message),
+    )
 
 
 def measure(bundle: Path, threads: int) -> list[Timed]:
@@ -117,7 +129,8 @@ def measure(bundle: Path, threads: int) -> list[Timed]:
             continue
         if first := next((t for t in tried if t.classifier), None):
             _must_be_one_model(first, path, classifier)
-        frame, times = probe_frame(), []
+        frame = probe_frame()
+        times = []
         for turn in range(_WARM_UP + _TIMED):
             started = time.perf_counter()
             classifier.classify(frame)
@@ -128,20 +141,28 @@ def measure(bundle: Path, threads: int) -> list[Timed]:
 
 
 def _must_be_one_model(first: Timed, path: Path, classifier: Classifier) -> None:
-    """Refuse a folder whose bundles are no forms of one model: what a bin says must not hang on which is faster."""
+    """Refuse a folder whose bundles are no forms of one model.
+
+    What a bin says must not hang on which is faster.
+    """
     manifests = [c.manifest for c in (first.classifier, classifier) if c]
     if len({(m.labels, m.lineage.get(_PARENT)) for m in manifests}) > 1:
-        raise BundleError(f"{path.parent}: {first.path.name} and {path.name} are of different models; name one of them")
+        raise BundleError(
+            f"{path.parent}: {first.path.name} and {path.name} are of different models; name one "
+            "of them"
+        )
 
 
-def _why(path: Path, times: dict[str, float]) -> str:
+def _reason(path: Path, times: dict[str, float]) -> str:
     others = ", ".join(f"{ms:.1f} ms for {name}" for name, ms in times.items() if name != path.name)
-    return f"{path.name} takes {times[path.name]:.1f} ms here" + (f", against {others}" if others else "")
+    return f"{path.name} takes {times[path.name]:.1f} ms here" + (
+        f", against {others}" if others else ""
+    )
 
 
 def _key(paths: list[Path], threads: int) -> str:
     digests = ",".join(f"{path.name}={_digest(path)}" for path in paths)
-    return f"{board.cpu_name()}; {threads} threads; onnxruntime {runtime_version()}; {digests}"
+    return f"{host.cpu_name()}; {threads} threads; onnxruntime {runtime_version()}; {digests}"
 
 
 def _digest(path: Path) -> str:
@@ -155,7 +176,9 @@ def _remembered(state: Path | None, key: str) -> dict[str, float]:
     """Return bundle name -> milliseconds as measured before, empty if never or of something else."""
     try:
         note = json.loads((state / _NOTE).read_text()) if state else {}
-        return {str(k): float(v) for k, v in note["times"].items()} if note.get("key") == key else {}
+        return (
+            {str(k): float(v) for k, v in note["times"].items()} if note.get("key") == key else {}
+        )
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from vision.bundle import MIN_PROBE_COSINE, Manifest, bundle_digest, probe_frame, read_bundle
+from vision.bundle import MIN_PROBE_COSINE, bundle_digest, probe_frame, read_bundle
 from vision.decision import Decision, Prediction, decide, to_prediction
 from vision.errors import BundleError
 from vision.frames import Pixels
+from vision.manifest import Manifest
 from vision.preprocess import preprocess
 
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """One classified picture with its stage times."""
+    """One classified image with its stage times."""
 
     prediction: Prediction
     decision: Decision
@@ -39,8 +40,8 @@ class Classifier:
         threads: of onnxruntime.
 
     Raises:
-        BundleError: damaged, of an unknown schema, of another precision than it says, or it does not reproduce its
-            known answer on this machine.
+        BundleError: damaged, of an unknown schema, of another precision than it says, or it does
+            not reproduce its expected output on this machine.
     """
 
     def __init__(self, bundle: Path, threads: int = 2) -> None:
@@ -57,11 +58,14 @@ class Classifier:
         self._prove(bundle)
 
     def classify(self, pixels_hwc: Pixels) -> Classified:
-        """Classify one picture: uint8, height x width x 3, BGR."""
-        m, started = self.manifest, time.perf_counter()
+        """Classify one image: uint8, height x width x 3, BGR."""
+        m = self.manifest
+        started = time.perf_counter()
         x_nhwc = preprocess(pixels_hwc, m.preprocess)
         ready = time.perf_counter()
-        logits_nk, embedding_nd = self._session.run([m.tensors.logits, m.tensors.embedding], {m.tensors.input: x_nhwc})
+        logits_nk, embedding_nd = self._session.run(
+            [m.tensors.logits, m.tensors.embedding], {m.tensors.input: x_nhwc}
+        )
         done = time.perf_counter()
         prediction = to_prediction(logits_nk[0], embedding_nd[0], m.labels, m.policy, m.stats)
         decision = decide(prediction, m.policy, m.taxonomy)
@@ -78,15 +82,21 @@ class Classifier:
             raise BundleError(f"{bundle}: the graph does not run: {error}") from error
         if embedding.shape != m.stats.centroids_kd.shape[1:]:
             raise BundleError(
-                f"{bundle}: the graph's embedding is not of the size that the manifest's statistics are for"
+                f"{bundle}: the graph's embedding is not of the size that the manifest's "
+                "statistics are for"
             )
         known = np.array(m.probe.embedding)
         lengths = float(np.linalg.norm(known) * np.linalg.norm(embedding))
         cosine = float(known @ embedding) / lengths if lengths else 0.0
-        worst = float(np.abs(logits - np.array(m.probe.logits)).max()) if len(logits) == len(m.labels) else np.inf
+        worst = (
+            float(np.abs(logits - np.array(m.probe.logits)).max())
+            if len(logits) == len(m.labels)
+            else np.inf
+        )
         if not (worst <= m.probe.tolerance and cosine >= MIN_PROBE_COSINE):
             raise BundleError(
-                f"{bundle}: the known answer is missed by {worst:.3g} ({m.probe.tolerance} allowed), its embedding's "
+                f"{bundle}: the expected output is missed by {worst:.3g} ({m.probe.tolerance} "
+                "allowed), its embedding's "
                 f"cosine is {cosine:.3f} ({MIN_PROBE_COSINE} needed); "
                 "this machine computes the model wrongly, or the file is damaged"
             )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# systemd-timesyncd leaves this mark once the clock was set from the network; chrony and ntpd tell the kernel.
+# systemd-timesyncd leaves this mark once the clock was set from the network; chrony and ntpd tell
+# the kernel.
 _SYNC_MARK = Path("/run/systemd/timesync/synchronized")
 _TIME_ERROR = 5
 _LIBC = ctypes.CDLL(None)
@@ -17,7 +18,10 @@ _LIBC = ctypes.CDLL(None)
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """One reading: wall clock (ms since 1970, UTC), monotonic clock (ms), and what the wall clock is worth."""
+    """One reading: wall clock (ms since 1970, UTC), monotonic clock (ms).
+
+    And what the wall clock is worth.
+    """
 
     wall_utc_ms: int
     monotonic_ms: float
@@ -40,11 +44,16 @@ class SystemClock:
 
     def now(self) -> Instant:
         """Return the machine's time."""
-        return Instant(time.time_ns() // 1_000_000, time.monotonic() * 1000, self._boot_id, _is_synced())
+        return Instant(
+            time.time_ns() // 1_000_000, time.monotonic() * 1000, self._boot_id, _is_synced()
+        )
 
 
 def _is_synced() -> bool:
-    # Source: adjtimex(2): all zero asks without changing; TIME_ERROR is a clock that nobody keeps. struct timex has 208
-    # bytes on 64-bit machines and fewer on others.
+    # Source: adjtimex(2): all zero asks without changing; TIME_ERROR is a clock that nobody keeps.
+    # struct timex has 208 bytes on 64-bit machines and fewer on others.
     adjtimex = getattr(_LIBC, "adjtimex", lambda _: -1)  # Linux has it
-    return _SYNC_MARK.exists() or adjtimex(ctypes.create_string_buffer(512)) not in (-1, _TIME_ERROR)
+    return _SYNC_MARK.exists() or adjtimex(ctypes.create_string_buffer(512)) not in (
+        -1,
+        _TIME_ERROR,
+    )

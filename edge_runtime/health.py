@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from vision.bundle import write_atomically
+from vision.files import write_atomically
 
 _HAZARD_NAME = "hazard.txt"
 
@@ -21,14 +21,14 @@ class Health:
         frames, items, faults: since the start.
         unrecorded: items served whose event could not be stored since the start.
         decisions: items by kind of decision.
-        blind_openings: how often the chute was emptied to residual, uncounted, because for long the camera did not see
-            or nothing rested before it.
-        hazards: hazards since the start; hazard: the last one that nobody has said to be gone, in words;
-            alarm_failed: "" or why its alarm could not be given yet.
+        blind_openings: how often the chute was emptied to residual, uncounted, because for long the
+            camera did not see or nothing rested before it.
+        hazards: hazards since the start; hazard: the last one that nobody has said to be gone, in
+            words; alarm_failed: "" or why its alarm could not be given yet.
         lid: "ok" or what went wrong with it last.
         outbox_depth, dropped, quarantined: of the outbox; storage: "" or what happened to it.
-        outbox_full_pct: how full it is; outbox_days_left: days until it is, at the pace since the start and with no hub
-            in reach; None while that pace is not known.
+        outbox_full_pct: how full it is; outbox_days_left: days until it is, at the pace since the
+            start and with no hub in reach; None while that pace is not known.
         uplink: "ok", or the last error; alarm: what needs a person.
         settings: "ok", or which of them do not hold, and why.
         clock_synced: whether the wall clock is known to be set.
@@ -69,14 +69,19 @@ class Health:
     energy_wh: float = 0.0
 
     def write(self, path: Path) -> None:
-        """Replace the health file. Not synced: a flash disk is not worn out for a figure that is old in seconds."""
+        """Replace the health file.
+
+        Not synced: a flash disk is not worn out for a figure that is old in seconds.
+        """
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(asdict(self), indent=1))
         temporary.replace(path)
 
 
 def remember_hazard(state: Path, reason: str) -> None:
-    """Note a hazard so that a power cut does not forget it: it lies in the bin until a person takes it out.
+    """Note a hazard so that a power cut does not forget it.
+
+    It lies in the bin until a person takes it out.
 
     Raises:
         OSError: the disk does not take it.

@@ -1,5 +1,7 @@
-"""What a bin does between frames, rarely: health, the picture of the empty chute, systemd's watchdog, new settings, the
-way to the hub, and another place for events when the disk takes none.
+"""What a bin does between frames, rarely.
+
+Health, the image of the empty chute, systemd's watchdog, new settings, the way to the hub, and
+another place for events when the disk takes none.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import cv2
 
-from edge_runtime import board
+from edge_runtime import host
 from edge_runtime.choose import choose
 from edge_runtime.config import EdgeConfig
 from edge_runtime.health import days_left, remember_hazard
@@ -26,9 +28,13 @@ from vision.frames import Pixels
 
 log = logging.getLogger(__name__)
 
-_HEALTH_EVERY_S, _REFERENCE_EVERY_S, _WATCHDOG_EVERY_S, _UPLINK_AGAIN_S = 5.0, 60.0, 5.0, 60.0
+_HEALTH_EVERY_S = 5.0
+_REFERENCE_EVERY_S = 60.0
+_WATCHDOG_EVERY_S = 5.0
+_UPLINK_AGAIN_S = 60.0
 # Pauses between tries to give an alarm that failed.
-_ALARM_FIRST_S, _ALARM_MOST_S = 5.0, 600.0
+_ALARM_FIRST_S = 5.0
+_ALARM_MOST_S = 600.0
 # These belong to what is open; all other settings can change while the bin runs.
 _FIXED = ("bin_id", "state", "camera", "actuator", "outbox", "log", "view")
 
@@ -43,8 +49,8 @@ class Keeper:
         reload: reads them; None ignores it.
 
     Attributes:
-        uplink: the way to the hub for what is in the pipeline's outbox; None where none is configured or none can be
-            opened.
+        uplink: the way to the hub for what is in the pipeline's outbox; None where none is
+            configured or none can be opened.
     """
 
     def __init__(
@@ -54,31 +60,45 @@ class Keeper:
         reload_asked: threading.Event,
         reload: Callable[[], EdgeConfig] | None,
     ) -> None:
-        self._config, self._pipeline, self._reload_asked, self._reload = config, pipeline, reload_asked, reload
+        self._config = config
+        self._pipeline = pipeline
+        self._reload_asked = reload_asked
+        self._reload = reload
         self._started_s = time.monotonic()
         self._health_due_s = self._reference_due_s = self._watchdog_due_s = self._alarm_due_s = 0.0
-        self._alarm_pause_s, self._hazard_to_note, self._unwritten = _ALARM_FIRST_S, "", ""
+        self._alarm_pause_s = _ALARM_FIRST_S
+        self._hazard_to_note = ""
+        self._unwritten = ""
         self._storage = pipeline.health.storage
-        self._rest: tuple[Outbox, Uplink | None] | None = None  # events in memory, while new ones are stored again
-        self._no_uplink, self._uplink_due_s = "", 0.0
-        self._refused = pipeline.health.settings if pipeline.health.settings.startswith("bundle: ") else ""
+        self._rest: tuple[Outbox, Uplink | None] | None = (
+            None  # events in memory, while new ones are stored again
+        )
+        self._no_uplink = ""
+        self._uplink_due_s = 0.0
+        self._refused = (
+            pipeline.health.settings if pipeline.health.settings.startswith("bundle: ") else ""
+        )
         self.uplink = self._start_uplink(pipeline.outbox)
 
     def keep(self) -> None:
         """Do what is due."""
         now_s = time.monotonic()
-        # A driver that never comes back from a read cannot be helped from here: systemd starts the process anew.
+        # A driver that never comes back from a read cannot be helped from here: systemd starts the
+        # process again.
         if now_s >= self._watchdog_due_s and not getattr(self._pipeline.camera, "hung", False):
             self._watchdog_due_s = now_s + _WATCHDOG_EVERY_S
-            board.notify(
-                f"WATCHDOG=1\nSTATUS=camera {self._pipeline.health.camera}, {self._pipeline.health.items} items"
+            host.notify(
+                f"WATCHDOG=1\nSTATUS=camera {self._pipeline.health.camera}, "
+                f"{self._pipeline.health.items} items"
             )
         if self._reload_asked.is_set():
             self._reload_asked.clear()
             self._take_new_settings()
         if self.uplink and self.uplink.died:
             log.error("uplink: its thread has ended; it is started again")
-            self.uplink, self._no_uplink, self._uplink_due_s = None, "the uplink's thread had ended", now_s + 1.0
+            self.uplink = None
+            self._no_uplink = "the uplink's thread had ended"
+            self._uplink_due_s = now_s + 1.0
         if self._no_uplink and self.uplink is None and now_s >= self._uplink_due_s:
             self.uplink = self._start_uplink(self._pipeline.outbox)
         if self._pipeline.health.alarm_failed and now_s >= self._alarm_due_s:
@@ -94,23 +114,30 @@ class Keeper:
         """Send it without waiting, and note it for after a power cut."""
         if self.uplink:
             self.uplink.hurry()
-        self._hazard_to_note, self._health_due_s = self._pipeline.health.hazard, 0.0
-        self._alarm_due_s, self._alarm_pause_s = 0.0, _ALARM_FIRST_S
+        self._hazard_to_note = self._pipeline.health.hazard
+        self._health_due_s = 0.0
+        self._alarm_due_s = 0.0
+        self._alarm_pause_s = _ALARM_FIRST_S
         try:
             self._note_hazard()
         except OSError as error:  # tried again with the health
             log.error("hazard: %s", error)
 
     def without_disk(self, error: StorageError) -> Outbox:
-        """Return an outbox in memory that leaves by an uplink of its own; what lies on the disk waits for the disk.
+        """Return an outbox in memory that leaves by an uplink of its own.
+
+        What lies on the disk waits for the disk.
 
         Raises:
             StorageError: the one that refused is in memory.
         """
-        old, stopped = self._pipeline.outbox, self.uplink
+        old = self._pipeline.outbox
+        stopped = self.uplink
         if old.in_memory:
             raise error
-        self._storage = self._pipeline.health.storage = f"{error}; events are held in memory and lost with the power"
+        self._storage = self._pipeline.health.storage = (
+            f"{error}; events are held in memory and lost with the power"
+        )
         if self._rest:
             memory, self.uplink = self._rest
             self._rest = None
@@ -130,33 +157,46 @@ class Keeper:
 
     def write_health(self) -> None:
         """Read every gauge and replace the health file."""
-        health, outbox, uptime_s = self._pipeline.health, self._pipeline.outbox, time.monotonic() - self._started_s
+        health = self._pipeline.health
+        outbox = self._pipeline.outbox
+        uptime_s = time.monotonic() - self._started_s
         health.storage = self._storage
         try:
-            full_share, health.outbox_depth = outbox.full_share(), self.waiting()
+            full_share = outbox.full_share()
+            health.outbox_depth = self.waiting()
             health.outbox_full_pct = round(100 * full_share, 2)
-            health.outbox_days_left = days_left(full_share, health.outbox_depth, health.items, uptime_s)
-            health.dropped, health.quarantined = outbox.dropped(), outbox.quarantined()
+            health.outbox_days_left = days_left(
+                full_share, health.outbox_depth, health.items, uptime_s
+            )
+            health.dropped = outbox.dropped()
+            health.quarantined = outbox.quarantined()
         except StorageError as error:  # all else must still be told
             health.storage = str(error)
         if self._rest:
-            health.storage = f"{health.storage}; {self._rest[0].depth()} events are only in memory".lstrip("; ")
-        health.uplink, health.alarm = self._no_uplink or "off", self._no_uplink
+            health.storage = (
+                f"{health.storage}; {self._rest[0].depth()} events are only in memory".lstrip("; ")
+            )
+        health.uplink = self._no_uplink or "off"
+        health.alarm = self._no_uplink
         if self.uplink:
-            health.uplink, health.alarm = self.uplink.last_error or "ok", self.uplink.alarm
-        health.clock_synced, health.uptime_s = self._pipeline.clock.now().clock_synced, int(uptime_s)
-        health.resident_mb, health.disk_free_mb = (
-            board.resident_mb(),
-            shutil.disk_usage(self._config.state).free // 10**6,
-        )
-        health.temperature_c, health.throttled = board.temperature_c(), board.throttled()
-        health.energy_wh = round(self._pipeline.board_w * time.process_time() / 3600, 4)
+            health.uplink = self.uplink.last_error or "ok"
+            health.alarm = self.uplink.alarm
+        health.clock_synced = self._pipeline.clock.now().clock_synced
+        health.uptime_s = int(uptime_s)
+        health.resident_mb = host.resident_mb()
+        health.disk_free_mb = shutil.disk_usage(self._config.state).free // 10**6
+        health.temperature_c = host.temperature_c()
+        health.throttled = host.throttled()
+        health.energy_wh = round(self._pipeline.host_power_w * time.process_time() / 3600, 4)
         health.write(self._config.state / "health.json")
 
     def close(self) -> None:
         """Hang up and close the outboxes."""
         pipeline = self._pipeline
-        for outbox, uplink in ((pipeline.outbox, self.uplink), *([self._rest] if self._rest else [])):
+        for outbox, uplink in (
+            (pipeline.outbox, self.uplink),
+            *([self._rest] if self._rest else []),
+        ):
             if uplink:
                 uplink.stop()
             if outbox.in_memory and outbox.depth():
@@ -165,10 +205,12 @@ class Keeper:
 
     def _write_down(self, now_s: float) -> None:
         reference = self._pipeline.trigger.reference
-        if reference is not None and now_s >= self._reference_due_s:  # at once when it is learnt: a kill may come next
+        if (
+            reference is not None and now_s >= self._reference_due_s
+        ):  # at once when it is learnt: a kill may come next
             self._reference_due_s = now_s + _REFERENCE_EVERY_S
             _save_reference(self._config.state, reference)
-            self._pipeline.eyesight.remember()
+            self._pipeline.camera_monitor.remember()
         if now_s >= self._health_due_s:
             self._health_due_s = now_s + _HEALTH_EVERY_S
             if self._pipeline.outbox.in_memory:
@@ -186,7 +228,10 @@ class Keeper:
             self._hazard_to_note = ""
 
     def _try_alarm_again(self) -> None:
-        """Try it, and next after a pause that doubles: a controller that is silent holds up the loop for seconds."""
+        """Try it, and next after a pause that duplicates.
+
+        A controller that is silent holds up the loop for seconds.
+        """
         self._pipeline.give_alarm()
         self._alarm_due_s = time.monotonic() + self._alarm_pause_s
         self._alarm_pause_s = min(2 * self._alarm_pause_s, _ALARM_MOST_S)
@@ -194,16 +239,19 @@ class Keeper:
     def _return_to_disk(self) -> None:
         """Store new events on the disk again, if it takes them now.
 
-        Those in memory move there if there is no uplink. If there is one they leave by it, under the name by which the
-        hub may know them: moved, they would get other numbers, and one whose receipt was lost would count twice.
+        Those in memory move there if there is no uplink. If there is one they leave by it, under
+        the name by which the hub may know them: moved, they would get other numbers, and one whose
+        receipt was lost would count twice.
         """
-        pipeline, memory, config = self._pipeline, self._pipeline.outbox, self._config
-        disk, words = open_outbox(config.state / "outbox.sqlite", config.bin_id, memory.max_bytes)
+        pipeline = self._pipeline
+        memory = self._pipeline.outbox
+        config = self._config
+        disk, message = open_outbox(config.state / "outbox.sqlite", config.bin_id, memory.max_bytes)
         try:
             if disk.in_memory:
-                raise StorageError(words)
+                raise StorageError(message)
             if self.uplink is None:
-                disk.take(memory)
+                disk.move_from(memory)
                 memory.close()
             else:
                 disk.try_to_write()  # a disk that is full opens too
@@ -211,17 +259,23 @@ class Keeper:
             disk.close()
             return
         if self.uplink:
-            self._rest, self.uplink = (memory, self.uplink), self._start_uplink(disk)
-        self._storage, pipeline.outbox = words, disk
+            self._rest = (memory, self.uplink)
+            self.uplink = self._start_uplink(disk)
+        self._storage = message
+        pipeline.outbox = disk
 
     def _start_uplink(self, outbox: Outbox) -> Uplink | None:
-        """Open the way to the hub; a bin that cannot must still serve, so it says why and tries again each minute."""
+        """Open the way to the hub.
+
+        A bin that cannot must still serve, so it says why and tries again each minute.
+        """
         try:
             uplink = self._new_uplink(self._config, outbox)
         except BinsightError as error:
             if str(error) != self._no_uplink:
                 log.error("%s", error)
-            self._no_uplink, self._uplink_due_s = str(error), time.monotonic() + _UPLINK_AGAIN_S
+            self._no_uplink = str(error)
+            self._uplink_due_s = time.monotonic() + _UPLINK_AGAIN_S
             return None
         self._no_uplink = ""
         if uplink:
@@ -237,21 +291,31 @@ class Keeper:
     @staticmethod
     def _close(outbox: Outbox, uplink: Uplink | None) -> None:
         if uplink:
-            uplink.stop(wait=False)  # a batch in flight whose receipt it cannot note is sent again, and taken once
+            uplink.stop(
+                wait=False
+            )  # a batch in flight whose receipt it cannot note is sent again, and taken once
         outbox.close()
 
     def _take_new_settings(self) -> None:
-        """Put new settings in place of the old ones, all or none: what does not hold leaves the bin as it was."""
+        """Put new settings in place of the old ones, all or none.
+
+        What does not hold leaves the bin as it was.
+        """
         if self._reload is None:
             return
-        pipeline, old = self._pipeline, self._config
+        pipeline = self._pipeline
+        old = self._config
         try:
             new = self._reload()
             if later := [name for name in _FIXED if getattr(new, name) != getattr(old, name)]:
-                raise ConfigError(f"{', '.join(later)}: cannot change while the bin runs; restart it")
+                raise ConfigError(
+                    f"{', '.join(later)}: cannot change while the bin runs; restart it"
+                )
             rules = load_rules(new.rules)
             if set(rules.streams) != set(pipeline.rules.streams):
-                raise ConfigError("rules: the new book has other streams than the lid; restart the bin")
+                raise ConfigError(
+                    "rules: the new book has other streams than the lid; restart the bin"
+                )
             same = (new.bundle, new.threads) == (old.bundle, old.threads)
             chosen = None if same else choose(new.bundle, new.threads, new.state)
             same_way = new.uplink == old.uplink and not self._no_uplink
@@ -261,20 +325,25 @@ class Keeper:
             log.error("settings: %s", pipeline.health.settings)
             return
         if chosen:
-            pipeline.classifier, pipeline.health.bundle = chosen.classifier, chosen.why
-        pipeline.rules, pipeline.trigger.config = rules, new.trigger
+            pipeline.classifier = chosen.classifier
+            pipeline.health.bundle = chosen.reason
+        pipeline.rules = rules
+        pipeline.trigger.config = new.trigger
         pipeline.actuator.fallback = rules.fallback
-        pipeline.looks, pipeline.board_w = new.looks, new.board_w
+        pipeline.max_frames_per_item = new.max_frames_per_item
+        pipeline.host_power_w = new.host_power_w
         pipeline.health.model = pipeline.classifier.manifest.model_id
         if chosen:
-            self._refused = "; ".join(f"bundle: {words}" for words in chosen.refused)
+            self._refused = "; ".join(f"bundle: {message}" for message in chosen.refused)
         pipeline.health.settings = self._refused or "ok"
         if uplink is not self.uplink:
             if self.uplink:
                 self.uplink.stop(wait=False)  # what both send in between the hub takes once
             if uplink:
                 uplink.start()
-            self.uplink, self._no_uplink, self._config = uplink, "", new
+            self.uplink = uplink
+            self._no_uplink = ""
+            self._config = new
             if self._rest and self._rest[1]:
                 self._rest[1].stop(wait=False)
                 self._rest = (self._rest[0], self._start_uplink(self._rest[0]))

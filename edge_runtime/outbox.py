@@ -1,7 +1,10 @@
-"""The durable queue of the bin: what is appended survives a power cut, what was not acknowledged stays.
+"""The durable queue of the bin.
 
-SQLite through apsw (its own, current SQLite), WAL, synchronous=FULL, one connection. Bounded: when the file has reached
-its size the oldest events go, and a durable counter says how many; it travels with every batch.
+What is appended survives a power cut, what was not acknowledged stays.
+
+SQLite through apsw (its own, current SQLite), WAL, synchronous=FULL, one connection. Bounded: when
+the file has reached its size the oldest events go, and a durable counter says how many; it travels
+with every batch.
 """
 
 from __future__ import annotations
@@ -48,8 +51,8 @@ DELETE FROM quarantine WHERE seq IN (SELECT seq FROM quarantine ORDER BY seq LIM
 def open_outbox(path: Path, bin_id: str, max_bytes: int) -> tuple[Outbox, str]:
     """Open an outbox whatever the disk says: people wait before the bin.
 
-    A damaged one is set aside, as .damaged, and a new one begun. Where the disk refuses (full, read-only), events are
-    held in memory: see `Outbox.in_memory`.
+    A damaged one is set aside, as .damaged, and a new one begun. Where the disk refuses (full,
+    read-only), events are held in memory: see `Outbox.in_memory`.
 
     Returns:
         The outbox, and "" or in words what is wrong.
@@ -57,7 +60,7 @@ def open_outbox(path: Path, bin_id: str, max_bytes: int) -> tuple[Outbox, str]:
     try:
         return Outbox(path, bin_id, max_bytes), ""
     except StorageError as error:
-        words = str(error)
+        message = str(error)
         if isinstance(error.__cause__, apsw.NotADBError | apsw.CorruptError):
             aside = path.with_suffix(".damaged")
             try:
@@ -65,10 +68,14 @@ def open_outbox(path: Path, bin_id: str, max_bytes: int) -> tuple[Outbox, str]:
                 for rest in ("-wal", "-shm"):  # they belong to the damaged file
                     if (belongs := path.with_name(path.name + rest)).exists():
                         belongs.replace(aside.with_name(aside.name + rest))
-                return Outbox(path, bin_id, max_bytes), f"{words}; set aside as {aside.name}, a new one is begun"
+                return Outbox(
+                    path, bin_id, max_bytes
+                ), f"{message}; set aside as {aside.name}, a new one is begun"
             except (OSError, StorageError) as refused:
-                words = f"{words}, nor set aside ({refused})"
-        return Outbox(None, bin_id, max_bytes), f"{words}; events are held in memory and lost with the power"
+                message = f"{message}, nor set aside ({refused})"
+        return Outbox(
+            None, bin_id, max_bytes
+        ), f"{message}; events are held in memory and lost with the power"
 
 
 class Outbox:
@@ -88,9 +95,14 @@ class Outbox:
         StorageError: the file cannot be opened, or is no outbox.
     """
 
-    def __init__(self, path: Path | None, bin_id: str | None, max_bytes: int = 64 * 1024 * 1024) -> None:
-        self._path, self._lock = path or ":memory:", threading.Lock()
-        self.in_memory, self.max_bytes, self._dropped_in_memory = path is None, max_bytes, 0
+    def __init__(
+        self, path: Path | None, bin_id: str | None, max_bytes: int = 64 * 1024 * 1024
+    ) -> None:
+        self._path = path or ":memory:"
+        self._lock = threading.Lock()
+        self.in_memory = path is None
+        self.max_bytes = max_bytes
+        self._dropped_in_memory = 0
         try:
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,11 +117,15 @@ class Outbox:
                 f"journal_size_limit={_WAL_PAGES * _PAGE_BYTES}",
             ):
                 self._db.execute(f"PRAGMA {pragma}").fetchall()
-            (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchall()[0]  # 0.4 ms a megabyte
+            (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchall()[
+                0
+            ]  # 0.4 ms a megabyte
             if verdict != "ok":
                 raise apsw.CorruptError(str(verdict))
             self._db.execute(_SCHEMA)
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('outbox_id', ?)", (uuid.uuid4().hex,))
+            self._db.execute(
+                "INSERT OR IGNORE INTO meta VALUES ('outbox_id', ?)", (uuid.uuid4().hex,)
+            )
             if bin_id is not None:
                 self._db.execute("INSERT OR IGNORE INTO meta VALUES ('bin_id', ?)", (bin_id,))
             self.outbox_id = str(self._meta("outbox_id"))
@@ -117,7 +133,7 @@ class Outbox:
             if (
                 self._meta("bin_id") != self._bin_id
             ):  # a card copied from another bin would give that bin's numbers again
-                self.begin_anew()
+                self.renew_id()
         except (apsw.Error, OSError) as error:
             raise StorageError(f"{self._path}: the outbox cannot be opened ({error})") from error
 
@@ -125,7 +141,8 @@ class Outbox:
         """Store an event durably and return its number; when full, the oldest events go.
 
         Raises:
-            StorageError: the disk refuses; the event is counted as dropped with the next one that can be stored.
+            StorageError: the disk refuses; the event is counted as dropped with the next one that
+                can be stored.
         """
         body = json.dumps(event.to_dict(), separators=(",", ":"), allow_nan=False)
         with self._lock:
@@ -133,9 +150,11 @@ class Outbox:
                 return self._with_room(lambda: self._insert(body))
             except apsw.Error as error:
                 self._dropped_in_memory += 1
-                raise StorageError(f"{self._path}: the event could not be stored ({error})") from error
+                raise StorageError(
+                    f"{self._path}: the event could not be stored ({error})"
+                ) from error
 
-    def take(self, other: Outbox) -> None:
+    def move_from(self, other: Outbox) -> None:
         """Move all events of another outbox, of which none was ever sent, to the end of this one, all or none.
 
         Raises:
@@ -166,7 +185,8 @@ class Outbox:
             try:
                 events.append((int(seq), ItemEvent.from_dict(json.loads(body))))
             except (WireError, ValueError) as error:
-                # Written by another version, or damaged: it must not hold up all that come after it.
+                # Written by another version, or damaged: it must not hold up all that come after
+                # it.
                 self.quarantine(int(seq), str(error))
         return Batch(self.outbox_id, self._bin_id, dropped, tuple(events)) if events else None
 
@@ -189,14 +209,16 @@ class Outbox:
         """
         with self._guarded("written"), self._transaction():
             bodies = self._db.execute(_PUT_BACK, (limit,)).fetchall()
-            self._db.executemany("INSERT INTO event (body) VALUES (?)", [(body,) for _, body in sorted(bodies)])
+            self._db.executemany(
+                "INSERT INTO event (body) VALUES (?)", [(body,) for _, body in sorted(bodies)]
+            )
             return len(bodies)
 
     def last_number(self) -> int:
         """Return the greatest number ever given to an event here."""
         return self._count("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'event'")
 
-    def begin_anew(self) -> None:
+    def renew_id(self) -> None:
         """Take another outbox_id, under which the hub knows no numbers yet; all events that wait are kept."""
         with self._guarded("written"), self._transaction():
             self.outbox_id = uuid.uuid4().hex
@@ -231,7 +253,10 @@ class Outbox:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -241,7 +266,9 @@ class Outbox:
             try:
                 yield
             except apsw.Error as error:
-                raise StorageError(f"{self._path}: the outbox cannot be {what} ({error})") from error
+                raise StorageError(
+                    f"{self._path}: the outbox cannot be {what} ({error})"
+                ) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -265,13 +292,18 @@ class Outbox:
 
     def _set_aside(self, seq: int, reason: str) -> None:
         with self._transaction():
-            rows = self._db.execute("DELETE FROM event WHERE seq = ? RETURNING CAST(body AS BLOB)", (seq,)).fetchall()
+            rows = self._db.execute(
+                "DELETE FROM event WHERE seq = ? RETURNING CAST(body AS BLOB)", (seq,)
+            ).fetchall()
             self._db.execute(
-                "DELETE FROM quarantine WHERE seq <= (SELECT max(seq) FROM quarantine) - ?", (_QUARANTINED,)
+                "DELETE FROM quarantine WHERE seq <= (SELECT max(seq) FROM quarantine) - ?",
+                (_QUARANTINED,),
             )
             self._add_dropped(self._db.changes())
             for (body,) in rows:
-                self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?)", (seq, body, reason[:500]))
+                self._db.execute(
+                    "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?)", (seq, body, reason[:500])
+                )
 
     def _insert(self, body: str) -> int:
         with self._transaction():
@@ -294,12 +326,15 @@ class Outbox:
 
     def _pages(self) -> tuple[int, ...]:
         names = ("page_count", "max_page_count", "freelist_count")
-        return tuple(int(str(self._db.execute(f"PRAGMA {name}").fetchall()[0][0])) for name in names)
+        return tuple(
+            int(str(self._db.execute(f"PRAGMA {name}").fetchall()[0][0])) for name in names
+        )
 
     def _drop_oldest(self) -> None:
         with self._transaction():
             self._db.execute(
-                "DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIMIT ?)", (_DROP_EVENTS,)
+                "DELETE FROM event WHERE seq IN (SELECT seq FROM event ORDER BY seq LIMIT ?)",
+                (_DROP_EVENTS,),
             )
             self._add_dropped(self._db.changes())
 

@@ -1,11 +1,13 @@
-"""Item or no item: a small state machine over small pictures. One capture for each item that comes to rest.
+"""Item or no item: a small state machine over small images.
+
+One capture for each item that comes to rest.
 
     LEARNING -> EMPTY -> MOVING -> (settled: capture) -> SERVED -> EMPTY
 
-It does not know what an item is; it knows what the empty chute looks like, in a form that light does not change:
-fine structure of the log luminance, and colour ratios. A lamp that goes on, a cloud or the soft shadow of a passer-by
-multiply large areas smoothly, and so fall out of it; an item brings edges and colours of its own.
-Measured by `make bench ARGS=trigger`.
+It does not know what an item is; it knows what the empty chute looks like, in a form that light
+does not change: fine structure of the log luminance, and colour ratios. A lamp that goes on, a
+cloud or the soft shadow of a passer-by multiply large areas smoothly, and so fall out of it; an
+item brings edges and colours of its own. Measured by `make bench ARGS=trigger`.
 """
 
 from __future__ import annotations
@@ -19,28 +21,36 @@ from numpy.typing import NDArray
 from edge_runtime.config import TriggerConfig
 from vision.frames import Frame, Pixels
 
-WIDTH_PX, HEIGHT_PX = 80, 60
+WIDTH_PX = 80
+HEIGHT_PX = 60
 # Structure larger than this is light, not an item.
 _STRUCTURE_PX = 9
 # Added to grey levels before the logarithm: sensor noise in the dark is not structure.
 _DARK = 12.0
-# Residue of a served item, as a share of the picture: larger than this it is the next item.
+# Residue of a served item, as a share of the image: larger than this it is the next item.
 _RESIDUE_SHARE = 0.05
-# Standard deviation of a pixel of the small picture, grey levels: before any was measured, and at least (rounding).
-_NOISE_FIRST, _LEAST_NOISE = 1.5, 0.4
-# From this grey level on a pixel of the small picture may hold clipped ones: it shows neither noise nor colour as they
-# are. Noise and lamps are measured on the others, if those are at least so much of the picture.
-_CLIPPED, _FEW = 240, 0.05
-# Looks of the empty chute that are remembered beside the present one, and one of so many frames ago, or twice as many:
-# what was never seen, and became part of the chute, leaves it again.
-_REMEMBERED, _AGO_FRAMES = 3, 100
-# A changed pixel counts if so many of the nine around it have changed, itself among them: an edge has them, noise not.
+# Standard deviation of a pixel of the small image, grey levels: before any was measured, and at
+# least (rounding).
+_NOISE_FIRST = 1.5
+_LEAST_NOISE = 0.4
+# From this grey level on a pixel of the small image may hold clipped ones: it shows neither noise
+# nor colour as they are. Noise and lamps are measured on the others, if those are at least so much
+# of the image.
+_CLIPPED = 240
+_FEW = 0.05
+# Looks of the empty chute that are remembered beside the present one, and one of so many frames
+# ago, or twice as many: what was never seen, and became part of the chute, leaves it again.
+_REMEMBERED = 3
+_AGO_FRAMES = 100
+# A changed pixel counts if so many of the nine around it have changed, itself among them: an edge
+# has them, noise not.
 _NEIGHBOURS = 4
 
-# Motion must rise so many times higher above the noise than presence: cloth has more of it than the floor that it is
-# measured on, and would move for ever.
+# Motion must rise so many times higher above the noise than presence: cloth has more of it than the
+# floor that it is measured on, and would move for ever.
 _MOTION = 4 / 3
-# Light between two pictures that changes by more than this factor's logarithm is no light but a thing: e is 2.7 times.
+# Light between two images that changes by more than this factor's logarithm is no light but a
+# thing: e is 2.7 times.
 _LIGHT_JUMP = 1.0
 # Colour ratios carry more noise and more of a lamp's colour than structure does.
 _CHANNELS = np.array([1.0, 2.0, 2.0], np.float32)
@@ -63,19 +73,20 @@ class Trigger:
 
     Args:
         config: thresholds; may be replaced while running.
-        reference: picture of the empty chute from before a restart, HEIGHT_PX x WIDTH_PX x 3, uint8; without one the
-            first still frames are taken for the empty chute.
+        reference: image of the empty chute from before a restart, HEIGHT_PX x WIDTH_PX x 3, uint8;
+            without one the first still frames are taken for the empty chute.
 
     Attributes:
         state: where it stands.
-        mask: what differed from the empty chute in the last frame, HEIGHT_PX x WIDTH_PX, 0 or 1; for people to look at.
+        mask: what differed from the empty chute in the last frame, HEIGHT_PX x WIDTH_PX, 0 or 1;
+            for people to look at.
     """
 
     def __init__(self, config: TriggerConfig, reference: Pixels | None = None) -> None:
         self.config = config
         self.state = State.LEARNING
         self.mask: Mask = np.zeros((HEIGHT_PX, WIDTH_PX), np.uint8)
-        self._picture = np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.float32)
+        self._image = np.zeros((HEIGHT_PX, WIDTH_PX, 3), np.float32)
         self._empty: Features = np.zeros((HEIGHT_PX, WIDTH_PX, 6), np.float32)
         self._served: Features = self._empty
         self._served_mask: Mask = self.mask
@@ -85,23 +96,34 @@ class Trigger:
         self._ago: list[Features] = []
         self._followed = 0
         self._noise = _NOISE_FIRST
-        if reference is not None and reference.shape == self._picture.shape:  # of another version: learnt anew
+        if (
+            reference is not None and reference.shape == self._image.shape
+        ):  # of another version: learnt again
             self._learn(reference, _features(reference))
 
     @property
     def reference(self) -> Pixels | None:
-        """The empty chute as it is known now, HEIGHT_PX x WIDTH_PX x 3, uint8; None while learning."""
-        return None if self.state is State.LEARNING else np.clip(self._picture, 0, 255).astype(np.uint8)
+        """The empty chute as it is known now, HEIGHT_PX x WIDTH_PX x 3, uint8.
+
+        None while learning.
+        """
+        return (
+            None if self.state is State.LEARNING else np.clip(self._image, 0, 255).astype(np.uint8)
+        )
 
     def step(self, frame: Frame) -> bool:
         """Take in a frame; return True if it shows an item that has just come to rest."""
-        small = np.asarray(cv2.resize(frame.pixels_hwc, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_AREA), np.uint8)
+        small = np.asarray(
+            cv2.resize(frame.pixels_hwc, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_AREA),
+            np.uint8,
+        )
         features = _features(small)
         if self._last is None:
             self._last = features
             return False
         moving = self._changed(features, self._last, _MOTION).mean() > self.config.motion_share
-        self._still, self._last = 0 if moving else self._still + 1, features
+        self._still = 0 if moving else self._still + 1
+        self._last = features
         if self.state is State.LEARNING:
             if self._still >= self.config.empty_frames:
                 self._learn(small, features)
@@ -122,13 +144,21 @@ class Trigger:
             if self.state is State.EMPTY:
                 self._still = 0  # the empty chute rested, not what came into it
             self.state = State.MOVING
-            if self._still < (self.config.border_frames if _at_border(self.mask) else self.config.settled_frames):
+            if self._still < (
+                self.config.border_frames if _at_border(self.mask) else self.config.settled_frames
+            ):
                 return False
-        self.state, self._served, self._served_mask, self._served_still = State.SERVED, features, self.mask, 0
+        self.state = State.SERVED
+        self._served = features
+        self._served_mask = self.mask
+        self._served_still = 0
         return True
 
     def _is_another(self, small: Pixels, features: Features) -> bool:
-        """After a capture: learn the chute when the item is gone or stuck; return whether another one lies there."""
+        """After a capture: learn the chute when the item is gone or stuck.
+
+        Return whether another one lies there.
+        """
         gone = (self.mask & self._served_mask).sum() < 0.5 * self._served_mask.sum()
         stays = self._changed(features, self._served).mean() <= self.config.item_share
         self._served_still += stays
@@ -140,21 +170,30 @@ class Trigger:
             return not stays and self._still >= self.config.stuck_frames
         return False
 
-    def learn_anew(self) -> None:
+    def relearn(self) -> None:
         """Forget the empty chute; the first still frames are taken for it."""
-        self.state, self._before, self._ago, self._still = State.LEARNING, [], [], 0
+        self.state = State.LEARNING
+        self._before = []
+        self._ago = []
+        self._still = 0
 
     def _looks_as_before(self, features: Features) -> bool:
-        """Return whether the empty chute looked so before: the lamp is off again, a stuck or unseen item is out."""
+        """Return whether the empty chute looked so before.
+
+        The lamp is off again, a stuck or unseen item is out.
+        """
         return any(
-            self._without_single_pixels(self._changed(features, old)).mean() <= self.config.item_share
+            self._without_single_pixels(self._changed(features, old)).mean()
+            <= self.config.item_share
             for old in (*self._before, *self._ago[:1])
         )
 
     def _learn(self, small: Pixels, features: Features) -> None:
         if self.state is not State.LEARNING:
             self._before = [*self._before, self._empty][-_REMEMBERED:]
-        self._picture, self._empty, self.state = small.astype(np.float32), features, State.EMPTY
+        self._image = small.astype(np.float32)
+        self._empty = features
+        self.state = State.EMPTY
 
     def _follow(self, small: Pixels, features: Features, share: float) -> None:
         seen = np.abs(features[..., 0] - self._empty[..., 0]) / features[..., 3]
@@ -166,10 +205,10 @@ class Trigger:
         if self._followed % _AGO_FRAMES == 0:
             self._ago = [*self._ago, self._empty][-2:]
         self._empty = self._empty + share * (features - self._empty)
-        self._picture = self._picture + share * (small - self._picture)
+        self._image = self._image + share * (small - self._image)
 
     def _changed(self, a: Features, b: Features, quieter: float = 1.0) -> Mask:
-        """Return where two pictures differ by more than light and so many times the noise: 0 or 1."""
+        """Return where two images differ by more than light and so many times the noise: 0 or 1."""
         difference = np.abs(a - b)
         noise = self.config.noise_factor * max(self._noise, _LEAST_NOISE) * b[..., 3:4]
         limit = np.maximum(self.config.contrast, quieter * noise) * _CHANNELS
@@ -178,7 +217,8 @@ class Trigger:
         lamp = _middle((a - b)[::3, ::3], ~clipped[::3, ::3])
         # A lamp of another colour moves the colour ratios of all pixels alike ...
         difference[..., 1:3] = np.abs((a - b)[..., 1:3] - lamp[1:3])
-        # ... but of those where a colour is clipped: they may be off by all that the lamp has changed.
+        # ... but of those where a colour is clipped: they may be off by all that the lamp has
+        # changed.
         limit[clipped, 1:3] += abs(lamp[4]) + np.abs(lamp[1:3])
         return np.asarray((difference[..., :3] > limit).any(axis=2) | jump, dtype=np.uint8)
 
@@ -203,8 +243,11 @@ def _middle(features: Features, where: NDArray[np.bool_]) -> Features:
 
 
 def _features(small: Pixels) -> Features:
-    """Return height x width x 6: fine structure of the log luminance, log blue/green, log red/green, what a grey level
-    of noise is in them (the logarithm makes it large in the dark), log luminance, and the log of the brightest colour.
+    """Return height x width x 6.
+
+    Fine structure of the log luminance, log blue/green, log red/green, what a grey level of noise
+    is in them (the logarithm makes it large in the dark), log luminance, and the log of the
+    brightest colour.
     """
     log = cv2.log(small.astype(np.float32) + _DARK)
     light = log.mean(axis=2)

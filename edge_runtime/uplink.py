@@ -2,11 +2,12 @@
 
 What an answer means:
     2xx with a receipt of this outbox    the events up to its number are forgotten
-    400, 413, 422 with a refusal         the hub judged the content: halve the batch; a single event is quarantined
-    401, 403                             keep everything, raise the alarm: a refused key is no delivered batch
+    400, 413, 422 with a refusal         halve the batch; a single event is quarantined
+    401, 403                             keep everything, raise the alarm
     anything else, no answer, garbage    back off with jitter, try again
 
-404 and its like speak of a wrong address or a captive portal, not of the events, so they never quarantine.
+404 and its like speak of a wrong address or a captive portal, not of the events, so they never
+quarantine.
 """
 
 from __future__ import annotations
@@ -28,17 +29,19 @@ from edge_runtime.config import UplinkConfig
 from edge_runtime.outbox import Outbox
 from vision.addresses import without_secrets
 from vision.errors import ConfigError, UplinkError, WireError
-from vision.events import decode_receipt, encode_batch, is_refusal
+from vision.wire import decode_receipt, encode_batch, is_refusal
 
 log = logging.getLogger(__name__)
 
 INGEST_PATH = "/v1/batches"
-MQTT_BATCHES, MQTT_ANSWERS = "binsight/batches", "binsight/answers"
+MQTT_BATCHES = "binsight/batches"
+MQTT_ANSWERS = "binsight/answers"
 _MAX_ANSWER_BYTES = 64 * 1024
 _CONTENT_REFUSED = (400, 413, 422)
 _BACKOFF_FIRST_S = 0.5
 # So many events refused in a row are not damaged events; from then on one is set aside so often.
-_SUSPICIOUS, _SUSPICIOUS_PAUSE_S = 5, 3600.0
+_SUSPICIOUS = 5
+_SUSPICIOUS_PAUSE_S = 3600.0
 # Source: OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python's ssl does not name.
 _NO_CHECK_TIME = 0x200000
 
@@ -70,25 +73,33 @@ class HttpTransport:
 
     Args:
         config: with `url` set.
-        clock: says whether the bin knows the time; a certificate's dates are not judged by a clock that nobody has set.
+        clock: says whether the bin knows the time; a certificate's dates are not checked by a clock
+            that nobody has set.
     """
 
     def __init__(self, config: UplinkConfig, clock: Clock) -> None:
         headers = {"Content-Type": "application/vnd.binsight.batch+json+zlib"}
         if config.token:
             headers["Authorization"] = f"Bearer {config.token}"
-        self._url, self._timeout_s = f"{str(config.url).rstrip('/')}{INGEST_PATH}", config.timeout_s
-        self._shown, self._clock, self._tls = without_secrets(self._url), clock, _tls(config)
-        self._connect = partial(httpx2.Client, timeout=config.timeout_s, headers=headers, verify=self._tls)
+        self._url = f"{str(config.url).rstrip('/')}{INGEST_PATH}"
+        self._timeout_s = config.timeout_s
+        self._shown = without_secrets(self._url)
+        self._clock = clock
+        self._tls = _tls(config)
+        self._connect = partial(
+            httpx2.Client, timeout=config.timeout_s, headers=headers, verify=self._tls
+        )
         self._client = self._connect()
 
     def post(self, body: bytes) -> Answer:
         """Send one encoded batch."""
-        _judge_dates(self._tls, self._clock)
-        # httpx2 limits the wait for each piece; an answer that drips a byte at a time is cut off here.
+        _set_date_check(self._tls, self._clock)
+        # httpx2 limits the wait for each piece; an answer that drips a byte at a time is cut off
+        # here.
         if self._client.is_closed:  # it was cut off
             self._client = self._connect()
-        client, late = self._client, threading.Event()
+        client = self._client
+        late = threading.Event()
 
         def cut_off() -> None:
             late.set()
@@ -105,11 +116,15 @@ class HttpTransport:
                     if len(answer) > _MAX_ANSWER_BYTES:
                         raise UplinkError(f"{self._shown}: the answer is too long")
                 return Answer(response.status_code, bytes(answer))
-        except httpx2.InvalidURL as error:  # its words hold what stands in the address, a password perhaps
+        except (
+            httpx2.InvalidURL
+        ) as error:  # its words hold what stands in the address, a password perhaps
             raise UplinkError(f"{self._shown}: uplink.url is not a valid address") from error
         except (httpx2.HTTPError, OSError, RuntimeError) as error:  # RuntimeError: closed under us
-            words = "the answer comes too slowly" if late.is_set() else error or type(error).__name__
-            raise UplinkError(f"{self._shown}: {words}") from error
+            message = (
+                "the answer comes too slowly" if late.is_set() else error or type(error).__name__
+            )
+            raise UplinkError(f"{self._shown}: {message}") from error
         finally:
             patience.cancel()
 
@@ -119,9 +134,12 @@ class HttpTransport:
 
 
 class MqttTransport:
-    """MQTT 5 request and response: a batch to binsight/batches, the hub's own answer back to this client.
+    """MQTT 5 request and response.
 
-    The broker's acknowledgement says nothing of the hub's disk, so it is not waited for: the answer is.
+    A batch to binsight/batches, the hub's own answer back to this client.
+
+    The broker's acknowledgement says nothing of the hub's disk, so it is not waited for: the answer
+    is.
 
     Args:
         config: with `url` set: mqtt://host:port or mqtts://host:port.
@@ -129,37 +147,44 @@ class MqttTransport:
     """
 
     def __init__(self, config: UplinkConfig, clock: Clock) -> None:
-        import paho.mqtt.client as mqtt  # noqa: PLC0415  extra "mqtt": few bins need it
+        import paho.mqtt.client as mqtt  # noqa: PLC0415
         from paho.mqtt.enums import CallbackAPIVersion  # noqa: PLC0415
         from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415
         from paho.mqtt.properties import Properties  # noqa: PLC0415
 
-        where, name = urlsplit(config.url or ""), uuid.uuid4().hex
-        self._config, self._answers = config, f"{MQTT_ANSWERS}/{name}"
+        where = urlsplit(config.url or "")
+        name = uuid.uuid4().hex
+        self._config = config
+        self._answers = f"{MQTT_ANSWERS}/{name}"
         self._waiting: tuple[bytes, Answer | None] = (b"", None)
         self._arrived = threading.Condition()
 
         def properties(number: bytes) -> Any:
             made: Any = Properties(PacketTypes.PUBLISH)
-            made.ResponseTopic, made.CorrelationData = self._answers, number
+            made.ResponseTopic = self._answers
+            made.CorrelationData = number
             if config.token:
                 made.UserProperty = ("authorization", f"Bearer {config.token}")
             return made
 
         self._properties = properties
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
+        self._client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5
+        )
         if where.username:
             self._client.username_pw_set(unquote(where.username), unquote(where.password or ""))
         if where.scheme == "mqtts":
             self._client.tls_set_context(tls := _tls(config))
-            self._client.on_pre_connect = lambda *_: _judge_dates(tls, clock)
+            self._client.on_pre_connect = lambda *_: _set_date_check(tls, clock)
         self._subscribed = threading.Event()
         self._client.on_connect = lambda client, *_: client.subscribe(self._answers, qos=1)
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_disconnect = lambda *_: self._subscribed.clear()
-        self._client.on_message = lambda _client, _data, message: self._take(message)
+        self._client.on_message = lambda _client, _data, message: self._on_answer(message)
         self._client.reconnect_delay_set(1, int(max(1, config.backoff_max_s)))
-        self._client.connect_async(where.hostname or "", where.port or (8883 if where.scheme == "mqtts" else 1883))
+        self._client.connect_async(
+            where.hostname or "", where.port or (8883 if where.scheme == "mqtts" else 1883)
+        )
         self._client.loop_start()
 
     def post(self, body: bytes) -> Answer:
@@ -169,14 +194,17 @@ class MqttTransport:
         number = uuid.uuid4().bytes
         with self._arrived:
             self._waiting = (number, None)
-        # Not kept and sent again by paho, perhaps weeks later with an old time in it: the outbox does that.
+        # Not kept and sent again by paho, perhaps weeks later with an old time in it: the outbox
+        # does that.
         self._client.publish(MQTT_BATCHES, body, qos=0, properties=self._properties(number))
         with self._arrived:
             self._arrived.wait_for(lambda: self._waiting[1] is not None, self._config.timeout_s)
             answer = self._waiting[1]
         if answer is None:
             where = without_secrets(self._config.url)
-            raise UplinkError(f"{where}: no answer from the hub within {self._config.timeout_s:g} s")
+            raise UplinkError(
+                f"{where}: no answer from the hub within {self._config.timeout_s:g} s"
+            )
         return answer
 
     def close(self) -> None:
@@ -184,27 +212,35 @@ class MqttTransport:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def _take(self, message: Any) -> None:
+    def _on_answer(self, message: Any) -> None:
         with self._arrived:
             if getattr(message.properties, "CorrelationData", b"") != self._waiting[0]:
                 return  # a late answer to an earlier batch
             stated = dict(getattr(message.properties, "UserProperty", [])).get("status", "")
-            status = int(stated) if stated.isascii() and stated.isdigit() else 0  # 0 is no status: it backs off
+            status = (
+                int(stated) if stated.isascii() and stated.isdigit() else 0
+            )  # 0 is no status: it backs off
             self._waiting = (self._waiting[0], Answer(status, bytes(message.payload)))
             self._arrived.notify()
 
 
 def _tls(config: UplinkConfig) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=config.ca) if config.ca else httpx2.create_ssl_context()
+    return (
+        ssl.create_default_context(cafile=config.ca) if config.ca else httpx2.create_ssl_context()
+    )
 
 
-def _judge_dates(tls: ssl.SSLContext, clock: Clock) -> None:
-    """Let certificates of any date pass while the bin does not know the time: chain and host name are still judged.
+def _set_date_check(tls: ssl.SSLContext, clock: Clock) -> None:
+    """Let certificates of any date pass while the bin does not know the time.
+
+    Chain and host name are still checked.
 
     A board without a battery would else never reach the hub that is to date its events.
     """
     flags = tls.verify_flags & ~_NO_CHECK_TIME
-    tls.verify_flags = ssl.VerifyFlags(flags if clock.now().clock_synced else flags | _NO_CHECK_TIME)
+    tls.verify_flags = ssl.VerifyFlags(
+        flags if clock.now().clock_synced else flags | _NO_CHECK_TIME
+    )
 
 
 def open_transport(config: UplinkConfig, clock: Clock) -> Transport:
@@ -214,11 +250,17 @@ def open_transport(config: UplinkConfig, clock: Clock) -> Transport:
         ConfigError: it cannot be gone: no paho-mqtt, no such file of certificates, no such port.
     """
     try:
-        return (MqttTransport if str(config.url).startswith("mqtt") else HttpTransport)(config, clock)
+        return (MqttTransport if str(config.url).startswith("mqtt") else HttpTransport)(
+            config, clock
+        )
     except ImportError as error:
-        raise ConfigError("uplink.url: MQTT needs another package: pip install 'binsight[mqtt]'") from error
+        raise ConfigError(
+            "uplink.url: MQTT needs another package: pip install 'binsight[mqtt]'"
+        ) from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"uplink: {without_secrets(config.url)}, ca {config.ca}: {error}") from error
+        raise ConfigError(
+            f"uplink: {without_secrets(config.url)}, ca {config.ca}: {error}"
+        ) from error
 
 
 class Uplink:
@@ -235,12 +277,20 @@ class Uplink:
         last_error: why the last attempt failed, "" after a success.
     """
 
-    def __init__(self, outbox: Outbox, transport: Transport, config: UplinkConfig, clock: Clock) -> None:
-        self._outbox, self._transport, self._config, self._clock = outbox, transport, config, clock
-        self._limit, self._failures, self._quarantined = config.batch_events, 0, 0
-        self._began_anew = False
+    def __init__(
+        self, outbox: Outbox, transport: Transport, config: UplinkConfig, clock: Clock
+    ) -> None:
+        self._outbox = outbox
+        self._transport = transport
+        self._config = config
+        self._clock = clock
+        self._limit = config.batch_events
+        self._failures = 0
+        self._quarantined = 0
+        self._renewed_id = False
         self._urgent = threading.Event()
-        self._stop, self._thread = threading.Event(), threading.Thread(target=self._run, name="uplink", daemon=True)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="uplink", daemon=True)
         self.alarm = self.last_error = ""
 
     def step(self) -> float:
@@ -255,7 +305,9 @@ class Uplink:
         except UplinkError as error:
             return self._back_off(str(error))
         if answer.status in _CONTENT_REFUSED:
-            if not is_refusal(answer.body):  # a proxy, a portal, a web server: it knows nothing of the events
+            if not is_refusal(
+                answer.body
+            ):  # a proxy, a portal, a web server: it knows nothing of the events
                 self.alarm = f"what answers ({answer.status}) is no binsight hub; check uplink.url"
                 if answer.status == 413:  # or a proxy before it that takes less at once
                     self._limit = max(1, len(batch.events) // 2)
@@ -273,15 +325,19 @@ class Uplink:
         except WireError as error:
             return self._back_off(str(error))
         if receipt.acked_seq > self._outbox.last_number():
-            # A restored or copied card gives numbers that the hub has seen: it would take new events for repeats.
-            if not self._began_anew:  # an honest hub can say this once
-                self._began_anew = True
-                self._outbox.begin_anew()
+            # A restored or copied card gives numbers that the hub has seen: it would take new
+            # events for repeats.
+            if not self._renewed_id:  # an honest hub can say this once
+                self._renewed_id = True
+                self._outbox.renew_id()
             return self._back_off("the hub's receipt is of later events than this outbox ever held")
         if receipt.acked_seq < batch.events[0][0]:
             return self._back_off("the hub acknowledges nothing of what it was sent")
         self._outbox.ack(min(receipt.acked_seq, batch.events[-1][0]))
-        self._failures, self._quarantined, self.alarm, self.last_error = 0, 0, "", ""
+        self._failures = 0
+        self._quarantined = 0
+        self.alarm = ""
+        self.last_error = ""
         self._limit = min(self._limit * 2, self._config.batch_events)
         return 0.0
 
@@ -291,8 +347,15 @@ class Uplink:
 
     @property
     def died(self) -> bool:
-        """Whether its thread has ended without being told to: what is no Exception (a library's panic) ends it."""
-        return self._thread.ident is not None and not self._thread.is_alive() and not self._stop.is_set()
+        """Whether its thread has ended without being told to.
+
+        What is no Exception (a library's panic) ends it.
+        """
+        return (
+            self._thread.ident is not None
+            and not self._thread.is_alive()
+            and not self._stop.is_set()
+        )
 
     def hurry(self) -> None:
         """Try now: something that cannot wait is in the outbox."""
@@ -330,7 +393,8 @@ class Uplink:
         self._quarantined += 1
         if self._quarantined < _SUSPICIOUS:
             return 0.0
-        self.alarm = f"the hub refuses every event ({reason})"  # a person must look: bin or hub is of another version
+        # a person must look: bin or hub is of another version
+        self.alarm = f"the hub refuses every event ({reason})"
         self._back_off(self.alarm)
         return _SUSPICIOUS_PAUSE_S
 

@@ -1,4 +1,6 @@
-"""A page on the bin for the technician beside it: picture, the trigger's view, decision, stage times, health.
+"""A page on the bin for the technician beside it.
+
+Image, the trigger's view, decision, stage times, health.
 
 Read only, and drawn only while somebody looks. It has no password: see ViewConfig.host.
 """
@@ -75,7 +77,9 @@ class View:
             return _jpeg(pipeline.served), "image/jpeg"
 
         def mask() -> tuple[bytes, str]:
-            return cv2.imencode(".png", pipeline.trigger.mask * np.uint8(255))[1].tobytes(), "image/png"
+            return cv2.imencode(".png", pipeline.trigger.mask * np.uint8(255))[
+                1
+            ].tobytes(), "image/png"
 
         def state() -> tuple[bytes, str]:
             event = pipeline.event
@@ -83,7 +87,9 @@ class View:
                 "trigger": pipeline.trigger.state.value,
                 "changed_pct": round(100 * float(pipeline.trigger.mask.mean()), 2),
                 "event": event.to_dict() if event else None,
-                "stream_title": pipeline.rules.streams.get(event.stream, event.stream) if event else "",
+                "stream_title": pipeline.rules.streams.get(event.stream, event.stream)
+                if event
+                else "",
                 "health": asdict(pipeline.health),
             }
             return json.dumps(document).encode(), "application/json"
@@ -91,7 +97,9 @@ class View:
         try:
             self._server = ThreadingHTTPServer((config.host, config.port or 0), Handler)
         except OSError as error:
-            raise ConfigError(f"view: {config.host}:{config.port} cannot be bound ({error.strerror})") from error
+            raise ConfigError(
+                f"view: {config.host}:{config.port} cannot be bound ({error.strerror})"
+            ) from error
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="view", daemon=True)
         self._thread.start()

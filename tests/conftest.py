@@ -1,4 +1,7 @@
-"""Fixtures that several test folders share. Nothing here needs torch: the edge tests also run in a bare environment."""
+"""Fixtures that several test folders share.
+
+Nothing here needs torch: the edge tests also run in a bare environment.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,9 @@ import numpy as np
 import pytest
 from small_bundle import small_bundle
 
-from vision import bundle as bundle_module
+from vision.bundle import DIGEST_KEY, MANIFEST_KEY
 from vision.events import ItemEvent
+from vision.onnx_file import read_onnx, stamp
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "edge_runtime" / "bundles" / "int8.onnx"
@@ -82,33 +86,20 @@ def restamp(tmp_path: Path) -> Callable[..., Path]:
     """Write a copy of the small bundle whose manifest says something else, digests and all in order."""
 
     def write(name: str = "changed.onnx", **changes: Any) -> Path:
-        fields = list(bundle_module._fields(small_bundle().read_bytes(), keep_varints=True))
-        key, varint = bundle_module._key, bundle_module._varint
-        metadata = [dict(bundle_module._fields(value)) for number, value in fields if number == 14]
-        document = json.loads(next(m[2] for m in metadata if m[1] == bundle_module.MANIFEST_KEY.encode()))
-        text = json.dumps({**document, **changes}).encode()
-        body = b""
-        for number, value in fields:
-            if number != 14:
-                body += (
-                    key(number, 2) + varint(len(value)) + value
-                    if isinstance(value, bytes)
-                    else key(number, 0) + varint(value)
-                )
-        digest = hashlib.sha256(text).hexdigest().encode()
-        for name_, value in ((bundle_module.MANIFEST_KEY, text), (bundle_module.DIGEST_KEY, digest)):
-            entry = key(1, 2) + varint(len(name_)) + name_.encode() + key(2, 2) + varint(len(value)) + value
-            body += key(14, 2) + varint(len(entry)) + entry
+        data = small_bundle().read_bytes()
+        _, metadata = read_onnx(data)
+        text = json.dumps({**json.loads(metadata[MANIFEST_KEY]), **changes})
+        digest = hashlib.sha256(text.encode()).hexdigest()
         path = tmp_path / name
-        path.write_bytes(body)
+        path.write_bytes(stamp(data, {MANIFEST_KEY: text, DIGEST_KEY: digest}))
         return path
 
     return write
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Path:
-    """A folder of small pictures in class folders: 12 of glass, 12 of paper."""
+def image_folder(tmp_path: Path) -> Path:
+    """A folder of small images in class folders: 12 of glass, 12 of paper."""
     import cv2
 
     rng = np.random.default_rng(0)
@@ -117,7 +108,9 @@ def picture_folder(tmp_path: Path) -> Path:
             folder = tmp_path / "set" / label
             folder.mkdir(parents=True, exist_ok=True)
             pixels = np.clip(grey + rng.integers(-20, 20, (48, 64, 3)), 0, 255).astype(np.uint8)
-            pixels[14:34, 20:44] = 255 - grey  # an evenly lit picture without anything on it is no item
+            pixels[14:34, 20:44] = (
+                255 - grey
+            )  # an evenly lit image without anything on it is no item
             cv2.imwrite(str(folder / f"{i:02}.png"), pixels)
     return tmp_path / "set"
 
@@ -133,7 +126,9 @@ def broker(tmp_path: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     settings = tmp_path / "mosquitto.conf"
     settings.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nuser root\n")
-    process = subprocess.Popen([program, "-c", str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [program, "-c", str(settings)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         while True:
             with socket.socket() as probe:

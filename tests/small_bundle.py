@@ -1,8 +1,10 @@
-"""A bundle of a few kilobytes with the shipped labels: tests of the bin need a bundle, and not the one that ships.
+"""A bundle of a few kilobytes with the shipped labels.
 
-Written with the standard library, for the bare environment has no onnx: Cast, Reshape, QuantizeLinear,
-DequantizeLinear, MatMul, Relu, MatMul. Its weights are random and seeded, its policy decides everything.
-Source of the field numbers: onnx/onnx.proto.
+Tests of the bin need a bundle, and not the one that ships.
+
+Written with the standard library, for the bare environment has no onnx: Cast, Reshape,
+QuantizeLinear, DequantizeLinear, MatMul, Relu, MatMul. Its weights are random and seeded, its
+policy decides everything. Source of the field numbers: onnx/onnx.proto.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from vision.bundle import Manifest, Probe, Tensors, _key, _varint, probe_frame, write_bundle
+from vision.bundle import probe_frame, write_bundle
 from vision.decision import DecisionPolicy, EmbeddingStats
+from vision.manifest import Manifest, Probe, Tensors
+from vision.onnx_file import _key, _varint
 from vision.preprocess import PreprocessSpec, preprocess
 
 LABELS = ("cardboard", "glass", "metal", "paper", "plastic", "trash")
-SIDE, EMBEDDING = 16, 32
+SIDE = 16
+EMBEDDING = 32
 _TYPES = {"f": 1, "B": 2, "b": 3, "l": 7}
 
 
@@ -39,16 +44,26 @@ def small_bundle(precision: str = "int8") -> Path:
 def write_small_bundle(path: Path, precision: str = "int8") -> Path:
     """Write the small bundle."""
     graph = _graph(precision)
-    spec, tensors = PreprocessSpec(SIDE, SIDE, "stretch", "bgr"), Tensors("pixels", "logits", "embedding")
+    spec = PreprocessSpec(SIDE, SIDE, "stretch", "bgr")
+    tensors = Tensors("pixels", "logits", "embedding")
     session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    logits, embedding = session.run(["logits", "embedding"], {"pixels": preprocess(probe_frame(), spec)})
+    logits, embedding = session.run(
+        ["logits", "embedding"], {"pixels": preprocess(probe_frame(), spec)}
+    )
     manifest = Manifest(
-        model_id="small", precision=precision, taxonomy_id="materials-1", labels=LABELS, preprocess=spec,
-        tensors=tensors, policy=DecisionPolicy(1.0, dict.fromkeys(LABELS, 0.6), 2.0),
+        model_id="small",
+        precision=precision,
+        taxonomy_id="materials-1",
+        labels=LABELS,
+        preprocess=spec,
+        tensors=tensors,
+        policy=DecisionPolicy(1.0, dict.fromkeys(LABELS, 0.6), 2.0),
         stats=EmbeddingStats(np.eye(6, EMBEDDING, dtype=np.float32)),
         probe=Probe(tuple(map(float, logits[0])), 0.25, tuple(map(float, embedding[0]))),
-        metrics={}, lineage={}, data_licences={"random numbers": "CC0-1.0"},
-    )  # fmt: skip
+        metrics={},
+        lineage={},
+        data_licences={"random numbers": "CC0-1.0"},
+    )
     write_bundle(path, graph, replace(manifest))
     return path
 
@@ -58,9 +73,13 @@ def _graph(precision: str) -> bytes:
     first = rng.normal(0, 0.05, (SIDE * SIDE * 3, EMBEDDING)).astype(np.float32)
     second = rng.normal(0, 0.5, (EMBEDDING, len(LABELS))).astype(np.float32)
     weights = {
-        "flat": np.array([1, SIDE * SIDE * 3], np.int64), "first": first, "second": second,
-        "scale": np.array(1.0, np.float32), "zero": np.array(0, np.uint8), "unit": np.array(1 / 64, np.float32),
-    }  # fmt: skip
+        "flat": np.array([1, SIDE * SIDE * 3], np.int64),
+        "first": first,
+        "second": second,
+        "scale": np.array(1.0, np.float32),
+        "zero": np.array(0, np.uint8),
+        "unit": np.array(1 / 64, np.float32),
+    }
     steps = [("Cast", ["pixels"], "float", {"to": 1}), ("Reshape", ["float", "flat"], "row", {})]
     if precision == "int8":
         steps += [("QuantizeLinear", ["row", "scale", "zero"], "q", {})]
@@ -71,12 +90,18 @@ def _graph(precision: str) -> bytes:
     graph = b"".join(_field(1, _node(*step)) for step in steps) + _field(2, b"small")
     graph += b"".join(_field(5, _tensor(name, array)) for name, array in weights.items())
     graph += _field(11, _value("pixels", 2, (1, SIDE, SIDE, 3)))
-    graph += _field(12, _value("logits", 1, (1, len(LABELS)))) + _field(12, _value("embedding", 1, (1, EMBEDDING)))
+    graph += _field(12, _value("logits", 1, (1, len(LABELS)))) + _field(
+        12, _value("embedding", 1, (1, EMBEDDING))
+    )
     return _number(1, 10) + _field(7, graph) + _field(8, _number(2, 20))
 
 
 def _node(kind: str, inputs: list[str], output: str, attributes: Mapping[str, int]) -> bytes:
-    body = b"".join(_field(1, name.encode()) for name in inputs) + _field(2, output.encode()) + _field(4, kind.encode())
+    body = (
+        b"".join(_field(1, name.encode()) for name in inputs)
+        + _field(2, output.encode())
+        + _field(4, kind.encode())
+    )
     for name, value in attributes.items():
         body += _field(5, _field(1, name.encode()) + _number(3, value) + _number(20, 2))
     return body
@@ -84,7 +109,12 @@ def _node(kind: str, inputs: list[str], output: str, attributes: Mapping[str, in
 
 def _tensor(name: str, array: np.ndarray[Any, Any]) -> bytes:
     dims = b"".join(_number(1, size) for size in array.shape)
-    return dims + _number(2, _TYPES[array.dtype.char]) + _field(8, name.encode()) + _field(9, array.tobytes())
+    return (
+        dims
+        + _number(2, _TYPES[array.dtype.char])
+        + _field(8, name.encode())
+        + _field(9, array.tobytes())
+    )
 
 
 def _value(name: str, kind: int, shape: tuple[int, ...]) -> bytes:

@@ -1,8 +1,11 @@
-"""Augmentation of one image on its way to the network's input: numpy and OpenCV, driven by one generator.
+"""Augmentation of one image on its way to the network's input.
 
-The generator is seeded by (seed, epoch, index), so a run that was killed continues with the very images it would
-have seen, and no state of a random generator has to be stored. Crop, turn, flip and resize are one warp straight to the
-network's size, and what follows works on that many pixels and no more.
+Numpy and OpenCV, driven by one generator.
+
+The generator is seeded by (seed, epoch, index), so a run that was killed continues with the very
+images it would have seen, and no state of a random generator has to be stored. Crop, turn, flip and
+resize are one warp straight to the network's size, and what follows works on that many pixels and
+no more.
 """
 
 from __future__ import annotations
@@ -12,18 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.frames import Pixels
-from vision.preprocess import PreprocessSpec, centre_crop, preprocess
+from vision.preprocess import Fit, PreprocessSpec, centre_crop, preprocess
 
 
-def augmented_input(pixels_hwc: Pixels, spec: PreprocessSpec, rng: np.random.Generator, strength: float) -> Pixels:
-    """Return a changed image as network input: uint8, 1 x height x width x 3, in the spec's colour order.
+def augmented_input(
+    pixels_hwc: Pixels, spec: PreprocessSpec, rng: np.random.Generator, strength: float
+) -> Pixels:
+    """Return a changed image as network input.
 
-    Geometry (crop, turn, flip, shear), light (gain, contrast, colour cast, saturation), camera (blur, noise), and a
-    patch that hides a part.
+    Uint8, 1 x height x width x 3, in the spec's colour order.
+
+    Geometry (crop, turn, flip, shear), light (gain, contrast, colour cast, saturation), camera
+    (blur, noise), and a patch that hides a part.
 
     Args:
         pixels_hwc: uint8, BGR, any size.
-        spec: size, fit and colour order; as `preprocess` does, images twice too large are first halved by area.
+        spec: size, fit and colour order; as `preprocess` does, images twice too large are first
+            halved by area.
         strength: 0 is `preprocess` alone; 1 is the full range.
     """
     if strength == 0:
@@ -42,8 +50,10 @@ def augmented_input(pixels_hwc: Pixels, spec: PreprocessSpec, rng: np.random.Gen
     return np.ascontiguousarray(image, dtype=np.uint8)[None]
 
 
-def _geometry(image: Pixels, spec: PreprocessSpec, rng: np.random.Generator, strength: float) -> Pixels:
-    if spec.fit == "crop":
+def _geometry(
+    image: Pixels, spec: PreprocessSpec, rng: np.random.Generator, strength: float
+) -> Pixels:
+    if spec.fit is Fit.CROP:
         image = centre_crop(image, spec.width_px / spec.height_px)
     height, width = image.shape[:2]
     flip_x, flip_y = (-1 if rng.random() < 0.5 else 1 for _ in range(2))
@@ -51,22 +61,36 @@ def _geometry(image: Pixels, spec: PreprocessSpec, rng: np.random.Generator, str
     # The crop's area is uniform and its aspect log-uniform, as in torchvision's RandomResizedCrop.
     area = rng.uniform(1 - 0.65 * strength, 1.15)
     aspect = np.exp(rng.uniform(-0.3, 0.3) * strength)
-    crop_w, crop_h = width * np.sqrt(area * aspect), height * np.sqrt(area / aspect)
+    crop_w = width * np.sqrt(area * aspect)
+    crop_h = height * np.sqrt(area / aspect)
     centre_x = width / 2 + rng.uniform(-0.5, 0.5) * abs(width - crop_w)
     centre_y = height / 2 + rng.uniform(-0.5, 0.5) * abs(height - crop_h)
-    angle, shear = np.deg2rad(turn) * strength, rng.uniform(-0.15, 0.15) * strength
-    scale_x, scale_y = flip_x * crop_w / spec.width_px, flip_y * crop_h / spec.height_px
-    cos, sin = np.cos(angle), np.sin(angle)
+    angle = np.deg2rad(turn) * strength
+    shear = rng.uniform(-0.15, 0.15) * strength
+    scale_x = flip_x * crop_w / spec.width_px
+    scale_y = flip_y * crop_h / spec.height_px
+    cos = np.cos(angle)
+    sin = np.sin(angle)
     matrix = np.array([[cos * scale_x, (shear - sin) * scale_y], [sin * scale_x, cos * scale_y]])
     centre = np.array([centre_x, centre_y])
     while width >= 4 and height >= 4 and np.hypot(*matrix).min() >= 2:
-        height, width, matrix, centre = height // 2, width // 2, matrix / 2, centre / 2
-        image = cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+        height = height // 2
+        width = width // 2
+        matrix = matrix / 2
+        centre = centre / 2
+        image = cv2.resize(
+            image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA
+        )
     return _warp(image, matrix, centre, spec)
 
 
-def _warp(image: Pixels, matrix: NDArray[np.float64], centre: NDArray[np.float64], spec: PreprocessSpec) -> Pixels:
-    """Return the network's square around `centre`; pixels are areas, so their middles lie at a half."""
+def _warp(
+    image: Pixels, matrix: NDArray[np.float64], centre: NDArray[np.float64], spec: PreprocessSpec
+) -> Pixels:
+    """Return the network's square around `centre`.
+
+    Pixels are areas, so their middles lie at a half.
+    """
     offset = centre - 0.5 - matrix @ np.array([spec.width_px / 2 - 0.5, spec.height_px / 2 - 0.5])
     warped: Pixels = cv2.warpAffine(
         np.ascontiguousarray(image),
@@ -79,8 +103,12 @@ def _warp(image: Pixels, matrix: NDArray[np.float64], centre: NDArray[np.float64
 
 
 def _light(image: Pixels, rng: np.random.Generator, strength: float) -> Pixels:
-    """Change gain, colour cast, contrast and saturation: all linear in a pixel's colours, so one matrix does it."""
-    matrix, offset = np.eye(3), np.zeros(3)
+    """Change gain, colour cast, contrast and saturation.
+
+    All linear in a pixel's colours, so one matrix does it.
+    """
+    matrix = np.eye(3)
+    offset = np.zeros(3)
     mean = np.array(cv2.mean(image)[:3])
     if rng.random() < 0.8:
         gain = np.exp(rng.uniform(-0.45, 0.35) * strength)
@@ -92,14 +120,17 @@ def _light(image: Pixels, rng: np.random.Generator, strength: float) -> Pixels:
     if rng.random() < 0.5:
         share = rng.uniform(1 - 0.7 * strength, 1 + 0.5 * strength)
         saturation = share * np.eye(3) + (1 - share) / 3
-        matrix, offset = saturation @ matrix, saturation @ offset
+        matrix = saturation @ matrix
+        offset = saturation @ offset
     return np.asarray(cv2.transform(image, np.hstack([matrix, offset[:, None]])), dtype=np.uint8)
 
 
 def _hide_part(image: Pixels, rng: np.random.Generator) -> Pixels:
     height, width = image.shape[:2]
-    patch_h, patch_w = int(height * rng.uniform(0.1, 0.4)), int(width * rng.uniform(0.1, 0.4))
-    top, left = rng.integers(height - patch_h), rng.integers(width - patch_w)
+    patch_h = int(height * rng.uniform(0.1, 0.4))
+    patch_w = int(width * rng.uniform(0.1, 0.4))
+    top = rng.integers(height - patch_h)
+    left = rng.integers(width - patch_w)
     out = image.copy()
     out[top : top + patch_h, left : left + patch_w] = rng.integers(0, 256, 3)
     return out

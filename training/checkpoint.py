@@ -1,4 +1,7 @@
-"""Checkpoints of a training run: written whole or not at all, read without running code from them."""
+"""Checkpoints of a training run.
+
+Written whole or not at all, read without running code from them.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from typing import Any
 import torch
 
 from training.config import TrainConfig
-from vision.bundle import write_atomically
 from vision.datasets import Dataset
 from vision.errors import ConfigError
+from vision.files import write_atomically
 
 CHECKPOINT_NAME = "checkpoint.pt"
 
@@ -37,7 +40,9 @@ def load(run: Path) -> dict[str, Any] | None:
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
-        raise ConfigError(f"{path}: not a readable checkpoint ({error}). Delete it to begin anew.") from error
+        raise ConfigError(
+            f"{path}: not a readable checkpoint ({error}). Delete it to begin again."
+        ) from error
 
 
 def digest(run: Path) -> str:
@@ -46,10 +51,12 @@ def digest(run: Path) -> str:
 
 
 def must_be_of(run: Path, train: Dataset, val: Dataset) -> None:
-    """Compare the data with what a run was trained on: fitted on pictures that were trained on, confidence is flattery.
+    """Compare the data with what a run was trained on.
+
+    Fitted on images that were trained on, confidence is flattery.
 
     Raises:
-        ConfigError: a picture, label or split has changed since.
+        ConfigError: an image, label or split has changed since.
     """
     state = load(run)
     digests = state["recipe_key"].split(" ")[-3:-1] if state else []
@@ -57,15 +64,25 @@ def must_be_of(run: Path, train: Dataset, val: Dataset) -> None:
         if dataset.digest() != digest:
             raise ConfigError(
                 f"{run}: was trained on other data: {dataset.name} has another {name} split now. "
-                "Put its pictures and splits.csv back as they were, or train again."
+                "Put its images and splits.csv back as they were, or train again."
             )
 
 
 def recipe_key(config: TrainConfig, *data: Dataset) -> str:
-    """Return what must be equal for a run to be continued: the data, teachers, and every setting but where it runs."""
-    # Paths differ between machines; what lies there is told by digests.
-    paths = {"root", "also", "foreign", "label_map"}
-    where: Any = {"out": True, "threads": True, "device": True, "loader_workers": True, "teachers": True, "data": paths}
+    """Return what must be equal for a run to be continued.
+
+    The data, teachers, and every setting but where it runs.
+    """
+    # Paths differ between machines; what lies there is known by digests.
+    paths = {"root", "also", "outliers", "label_map"}
+    where: Any = {
+        "out": True,
+        "threads": True,
+        "device": True,
+        "loader_workers": True,
+        "teachers": True,
+        "data": paths,
+    }
     settings = config.model_dump(mode="json", exclude=where)
     settings["model"]["weights"] = Path(settings["model"]["weights"]).name
     settings["teachers"] = [digest(run) for run in config.teachers]

@@ -1,4 +1,7 @@
-"""`binsight train`, `tune`, `export`, `quantize` and `binsight data ...`. Each imports its part when it is called."""
+"""`binsight train`, `tune`, `export`, `quantize` and `binsight data ...`.
+
+Each imports its part when it is called.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,31 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer()
-data = typer.Typer(no_args_is_help=True, help="Sets of labelled pictures: list, fetch, check, split.")
+data = typer.Typer(no_args_is_help=True, help="Sets of labelled images: list, fetch, check, split.")
 app.add_typer(data, name="data")
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file; see configs/.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. recipe.epochs=5.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one key, e.g. recipe.epochs=5."),
 ]
 Data = Annotated[
-    Path, typer.Option("--data", help="Folder with a splits.csv or with one sub-folder for each label, or a CSV.")
+    Path,
+    typer.Option(
+        "--data", help="Folder with a splits.csv or with one sub-folder for each label, or a CSV."
+    ),
 ]
 LabelMap = Annotated[
     Path | None,
     typer.Option(
-        "--label-map", help='JSON file: {"name in the data": "label", "unknown" or null}; other names are left out.'
+        "--label-map",
+        help='JSON file: {"name in the data": "label", "unknown" or null}; other names are left '
+        "out.",
     ),
 ]
-RayAddress = Annotated[str | None, typer.Option("--ray-address", help="A running Ray cluster; a local one by default.")]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="A running Ray cluster; a local one by default.")
+]
 
 
 class Launcher(StrEnum):
@@ -39,18 +50,23 @@ class Launcher(StrEnum):
 @app.command()
 def train(
     config: Config = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Run folder; a stopped run in it is continued.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run folder; a stopped run in it is continued.")
+    ] = None,
     override: Overrides = None,
     launcher: Annotated[
         Launcher, typer.Option("--launcher", help="In this process, or on Ray workers.")
     ] = Launcher.local,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="With ray: processes that train together.")] = 2,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="With ray: processes that train together.")
+    ] = 2,
     ray_address: RayAddress = None,
 ) -> None:
     """Fine-tune a classifier on labelled photographs; continues where a killed run stopped.
 
-    With --launcher ray the same recipe runs on several workers, each with its share of every batch; a worker that dies
-    is replaced and the run goes on from its last checkpoint. All nodes must see data and run folder by the same path.
+    With --launcher ray the same recipe runs on several workers, each with its share of every batch;
+    a worker that dies is replaced and the run goes on from its last checkpoint. All nodes must see
+    data and run folder by the same path.
     """
     from configs import load
     from training.config import TrainConfig
@@ -75,7 +91,9 @@ def train(
 @app.command()
 def tune(
     config: Config = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder; each trial is a run in it.")] = Path("runs/tune"),
+    out: Annotated[Path, typer.Option("--out", help="Folder; each trial is a run in it.")] = Path(
+        "runs/tune"
+    ),
     trials: Annotated[int, typer.Option("--trials", min=1, help="Settings to try.")] = 20,
     at_once: Annotated[
         int, typer.Option("--at-once", min=1, help="Trials at the same time; they share the cores.")
@@ -85,8 +103,8 @@ def tune(
 ) -> None:
     """Search the recipe's settings with Ray Tune; trials that fall behind are stopped early.
 
-    Writes trials.json, best first, and best.yaml to train with. The val split is what the search looks at: measure the
-    winner on something else.
+    Writes trials.json, best first, and best.yaml to train with. The val split is what the search
+    looks at: measure the winner on something else.
     """
     from dataclasses import asdict
 
@@ -98,7 +116,9 @@ def tune(
     settings = load(TrainConfig, config, override or []).model_copy(update={"out": out})
     done = search(settings, trials, at_once, ray_address)
     if not done:
-        raise ConfigError(f"{out}: every trial failed; try one alone with 'binsight train' to see why")
+        raise ConfigError(
+            f"{out}: every trial failed; try one alone with 'binsight train' to see why"
+        )
     out.mkdir(parents=True, exist_ok=True)
     (out / "trials.json").write_text(json.dumps([asdict(trial) for trial in done], indent=1))
     dump(with_values(settings, {**done[0].settings, "out": "runs/best"}), out / "best.yaml")
@@ -113,13 +133,17 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
     out: Annotated[Path, typer.Option("--out", help="Bundle to write.")],
 ) -> None:
-    """Export a run as a float bundle: ONNX, manifest inside, checked against torch on every val picture."""
+    """Export a run as a float bundle.
+
+    ONNX, manifest inside, checked against torch on every val image.
+    """
     from training.export import export as export_run
 
-    manifest = export_run(run, out, watch=progress("exporting"))
+    manifest = export_run(run, out, progress=progress("exporting"))
     val = manifest.metrics["val"]
     print(
-        f"{out}: {out.stat().st_size / 1e6:.2f} MB, {manifest.precision}, val accuracy {val['accuracy']:.4f}, "
+        f"{out}: {out.stat().st_size / 1e6:.2f} MB, {manifest.precision}, val accuracy "
+        f"{val['accuracy']:.4f}, "
         f"greatest logit difference to torch {manifest.metrics['torch_logit_difference']:.1e}"
     )
 
@@ -128,11 +152,14 @@ def export(
 def quantize(
     bundle: Annotated[Path, typer.Argument(help="Float bundle.")],
     run: Annotated[
-        Path, typer.Option("--run", help="The training run it came from: its data calibrates and measures.")
+        Path,
+        typer.Option(
+            "--run", help="The training run it came from: its data calibrates and measures."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Int8 bundle to write.")],
 ) -> None:
-    """Quantise a float bundle to int8, measure it anew and stamp what was measured."""
+    """Quantise a float bundle to int8, measure it again and stamp what was measured."""
     from training import checkpoint
     from training.data import open_training_data
     from training.quantize import quantize as quantize_bundle
@@ -143,48 +170,73 @@ def quantize(
     _, _, settings = load_trained(run)
     if read_manifest(bundle).lineage.get("checkpoint_sha256") != checkpoint.digest(run):
         raise ConfigError(
-            f"{bundle}: was not exported from {run} as it is now; name its run with --run, or export it again"
+            f"{bundle}: was not exported from {run} as it is now; name its run with --run, or "
+            "export it again"
         )
-    train_set, val = open_training_data(settings.data, settings.seed, run / "pictures")
+    train_set, val = open_training_data(settings.data, settings.seed, run / "images")
     checkpoint.must_be_of(run, train_set, val)
-    manifest = quantize_bundle(bundle, out, train_set, val, watch=progress("quantising"))
-    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, int8, val accuracy {manifest.metrics['val']['accuracy']:.4f}")
+    manifest = quantize_bundle(bundle, out, train_set, val, progress=progress("quantising"))
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.2f} MB, int8, val accuracy "
+        f"{manifest.metrics['val']['accuracy']:.4f}"
+    )
 
 
 @data.command("list")
 def data_list() -> None:
-    """Show the public sets that can be fetched, with their licences, and what the licence allows."""
-    from vision.datasets.public import PUBLIC_SETS
+    """Show the public sets that can be fetched, with their licences.
+
+    And what the licence allows.
+    """
+    from training.public import PUBLIC_SETS
 
     for name, s in PUBLIC_SETS.items():
-        ship = "models may ship" if s.shippable else "measuring only: no shipped model may be trained on it"
+        ship = (
+            "models may ship"
+            if s.shippable
+            else "measuring only: no shipped model may be trained on it"
+        )
         print(f"{name:<12} {s.licence:<16} {ship}\n             {s.title}\n             {s.source}")
 
 
 @data.command("fetch")
 def data_fetch(
     name: Annotated[str, typer.Argument(help="Name of a public set; see 'binsight data list'.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to unpack into; must be new or empty.")],
-    url: Annotated[str | None, typer.Option("--url", help="A mirror instead of the set's own address.")] = None,
-    sha256: Annotated[str | None, typer.Option("--sha256", help="What the archive must be.")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to unpack into; must be new or empty.")
+    ],
+    url: Annotated[
+        str | None, typer.Option("--url", help="A mirror instead of the set's own address.")
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option("--sha256", help="What the archive must be.")
+    ] = None,
 ) -> None:
     """Download a public set, compare its checksum, show its licence, unpack it."""
-    from vision.datasets.public import fetch
+    from training.public import fetch
 
     done = fetch(name, out, url, sha256, progress("downloading"))
-    print(f"{out}: {done.files} files, sha256 {done.sha256} ({done.verified})\nlicence: {done.licence}")
+    print(
+        f"{out}: {done.files} files, sha256 {done.sha256} ({done.verified})\nlicence: "
+        f"{done.licence}"
+    )
 
 
 @data.command("check")
 def data_check(
     data: Data,
     label_map: LabelMap = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write every finding here.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="Findings of each kind to print.")] = 10,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write every finding here.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="Findings of each kind to print.")
+    ] = 10,
 ) -> None:
-    """Find unreadable pictures, duplicates, near-duplicates, label conflicts and leaks between splits.
+    """Find unreadable images, duplicates, near-duplicates, label conflicts and leaks between splits.
 
-    Exits with 1 if there is anything that falsifies a measurement: unreadable files, label conflicts or leaks.
+    Exits with 1 if there is anything that falsifies a measurement: unreadable files, label
+    conflicts or leaks.
     """
     from dataclasses import asdict
 
@@ -200,9 +252,11 @@ def data_check(
     for key, number in found.summary().items():
         print(f"{key.replace('_', ' '):<26}{number}")
     for title, lines in {
-        "unreadable": [why for _, why in found.unreadable],
+        "unreadable": [reason for _, reason in found.unreadable],
         "label conflicts": [f"{p.first} = {p.second}" for p in found.pairs if p.conflict],
-        "leaks between splits": [f"{p.first} ~ {p.second}, {p.bits} bits apart" for p in found.pairs if p.leak],
+        "leaks between splits": [
+            f"{p.first} ~ {p.second}, {p.bits} bits apart" for p in found.pairs if p.leak
+        ],
         "groups in several splits": list(found.group_leaks),
     }.items():
         for line in lines[:limit]:
@@ -219,9 +273,13 @@ def data_check(
 @data.command("split")
 def data_split(
     data: Data,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write; splits.csv in the folder itself.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; splits.csv in the folder itself.")
+    ] = None,
     label_map: LabelMap = None,
-    val_share: Annotated[float, typer.Option("--val-share", min=0.05, max=0.5, help="Share of each label.")] = 0.2,
+    val_share: Annotated[
+        float, typer.Option("--val-share", min=0.05, max=0.5, help="Share of each label.")
+    ] = 0.2,
 ) -> None:
     """Write a splits.csv in which no near-duplicate, and no group of the set's own, is on both sides.
 
@@ -238,17 +296,21 @@ def data_split(
     found = check(dataset, progress("comparing"))
     done = regroup(dataset, found, val_share)
     write_index(done, target)
-    for _, why in found.unreadable:
-        print(f"left out: {why}")
+    for _, reason in found.unreadable:
+        print(f"left out: {reason}")
     for split, counts in label_counts(done).items():
         print(f"{split:<8}" + "  ".join(f"{label} {number}" for label, number in counts.items()))
-    print(f"{target}: its labels are binsight's own, so it is used without a label map" if label_map else target)
+    print(
+        f"{target}: its labels are binsight's own, so it is used without a label map"
+        if label_map
+        else target
+    )
 
 
 def progress(what: str) -> Any:
-    """Return a watcher that shows progress on a terminal and nothing elsewhere."""
+    """Return what shows progress on a terminal and nothing elsewhere."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
-    return lambda pictures: track(pictures, what, console=console, disable=not console.is_terminal)
+    return lambda images: track(images, what, console=console, disable=not console.is_terminal)

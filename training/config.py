@@ -1,4 +1,7 @@
-"""What `binsight train --config` reads. Every key is explained here and checked before any work begins."""
+"""What `binsight train --config` reads.
+
+Every key is explained here and checked before any work begins.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +11,33 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from configs import StrictModel
-from vision.preprocess import PreprocessSpec
+from vision.preprocess import Fit, PreprocessSpec
 
 
 class DataConfig(StrictModel):
-    """Where the pictures come from.
+    """Where the images come from.
 
     Attributes:
-        root: folder with a splits.csv or class folders; None trains on simulator pictures.
-        also: further such folders, whose pictures are added to train and val.
-        repeat: name of a set (its folder) -> how often an epoch shows each of its training pictures; 1 for the others.
-        foreign: folders whose pictures of other labels show what the network should not claim to know: in training they
-            are given no label, which is what the unknown test then builds on. Pictures of trained labels are left out.
-        foreign_simulated: such pictures from the simulator: items of other labels.
+        root: folder with a splits.csv or class folders; None trains on simulator images.
+        also: further such folders, whose images are added to train and val.
+        repeat: name of a set (its folder) -> how often an epoch shows each of its training images;
+            1 for the others.
+        outliers: folders whose images of other labels show what the network should not claim to
+            know: in training they are given no label, which is what the unknown test then builds
+            on. Images of trained labels are left out.
+        outliers_simulated: such images from the simulator: items of other labels.
         label_map: JSON file, name in the data -> label.
-        simulator_images: pictures to render where `root` is None; a fifth of them is the val split.
-        note: what whoever ships a bundle must know of the data; it is written into the manifest beside the licences.
-        drop_suspect: leave out training pictures whose label the set's maker doubts.
+        simulator_images: images to render where `root` is None; a fifth of them is the val split.
+        note: what whoever ships a bundle must know of the data; it is written into the manifest
+            beside the licences.
+        drop_suspect: leave out training images whose label the set's maker doubts.
     """
 
     root: Path | None = None
     also: tuple[Path, ...] = ()
     repeat: dict[str, PositiveInt] = Field(default_factory=dict)
-    foreign: tuple[Path, ...] = ()
-    foreign_simulated: int = Field(default=0, ge=0)
+    outliers: tuple[Path, ...] = ()
+    outliers_simulated: int = Field(default=0, ge=0)
     label_map: Path | None = None
     simulator_images: int = Field(default=3000, ge=50)
     drop_suspect: bool = True
@@ -42,9 +48,10 @@ class ModelConfig(StrictModel):
     """Which network.
 
     Attributes:
-        name: a classifier that ends in a linear layer, by torchvision's name, or by timm's as "timm:NAME".
-        weights: "pretrained" (torchvision's or timm's own ImageNet weights, downloaded), "scratch", a .safetensors or
-            .pt file, or a bundle (.onnx) of the same network.
+        name: a classifier that ends in a linear layer, by torchvision's name, or by timm's as
+            "timm:NAME".
+        weights: "pretrained" (torchvision's or timm's own ImageNet weights, downloaded), "scratch",
+            a .safetensors or .pt file, or a bundle (.onnx) of the same network.
         size_px: side of the square network input.
         fit: see PreprocessSpec.
         dropout: before the classifier.
@@ -53,7 +60,7 @@ class ModelConfig(StrictModel):
     name: str = "mobilenet_v2"
     weights: str = "pretrained"
     size_px: int = Field(default=224, ge=32, le=512)
-    fit: Literal["stretch", "crop"] = "stretch"
+    fit: Fit = Fit.STRETCH
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
     def preprocess(self) -> PreprocessSpec:
@@ -71,19 +78,24 @@ class RecipeConfig(StrictModel):
         mixup_alpha: Beta parameter of mixup; 0 turns it off.
         ema_decay: of the weights' moving average that is evaluated and exported; 0 turns it off.
         class_weighted: weigh labels by inverse frequency (square root) in the loss.
-        augment: strength 0..1 of the picture augmentation.
-        cut_out: share of the pictures with a plain background whose item is laid on another floor (training/cutout.py).
-        foreign: pictures of no label in an epoch, as a share of the labelled ones.
-        calm_epochs: at the end, trained without mixing: the network then sees pictures as they are.
+        augment: strength 0..1 of the image augmentation.
+        background_swap: share of the images with a plain background whose item is laid on another
+            floor (training/background.py).
+        outlier_share: images of no label in an epoch, as a share of the labelled ones.
+        mixup_off_epochs: at the end, trained without mixing: the network then sees images as they
+            are.
         cutmix: share of the batches mixed by CutMix instead of mixup.
-        head_epochs: at the beginning, in which the head alone learns and the network stays as it came.
-            Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features" (LP-FT), ICLR 2022.
-        freeze: leading stages of the network that keep their first weights; they cost no backward pass.
+        freeze_backbone_epochs: at the beginning, in which the head alone learns and the network
+            stays as it came. Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features"
+            (LP-FT), ICLR 2022.
+        freeze_stages: leading stages of the network that keep their first weights; they cost no
+            backward pass.
         layer_decay: learning rate of a stage, as a share of that of the stage after it.
-        teacher_weight: share of the loss that follows the teachers, if the run has any; the labels have the rest.
+        teacher_weight: share of the loss that follows the teachers, if the run has any; the labels
+            have the rest.
         teacher_temperature: logits of both are divided by it in that part.
-        bf16: bfloat16 autocast; "auto" takes it on a GPU, or a CPU with AMX. On one with AVX512-BF16 it is a third
-            slower than float32, on others a scalar loop, 12 times slower.
+        bf16: bfloat16 autocast; "auto" takes it on a GPU, or a CPU with AMX. On one with
+            AVX512-BF16 it is a third slower than float32, on others a scalar loop, 12 times slower.
     """
 
     epochs: int = Field(default=30, ge=1)
@@ -96,12 +108,12 @@ class RecipeConfig(StrictModel):
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     class_weighted: bool = True
     augment: float = Field(default=1.0, ge=0, le=1)
-    cut_out: float = Field(default=0.0, ge=0, le=1)
-    foreign: float = Field(default=0.2, ge=0, le=1)
-    calm_epochs: int = Field(default=0, ge=0)
+    background_swap: float = Field(default=0.0, ge=0, le=1)
+    outlier_share: float = Field(default=0.2, ge=0, le=1)
+    mixup_off_epochs: int = Field(default=0, ge=0)
     cutmix: float = Field(default=0.0, ge=0, le=1)
-    head_epochs: int = Field(default=0, ge=0)
-    freeze: int = Field(default=0, ge=0)
+    freeze_backbone_epochs: int = Field(default=0, ge=0)
+    freeze_stages: int = Field(default=0, ge=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     teacher_weight: float = Field(default=0.7, ge=0, le=1)
     teacher_temperature: float = Field(default=2.0, gt=0)
@@ -112,15 +124,17 @@ class TrainConfig(StrictModel):
     """The whole of one training run.
 
     Attributes:
-        teachers: folders of finished runs with the same labels, whose mean answer to the very picture that the network
-            is shown is learnt beside the labels. Their inputs may be of other sizes. Source: Hinton, Vinyals, Dean,
-            "Distilling the Knowledge in a Neural Network", 2015; same views for both, and patience: Beyer et al.,
-            "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022.
+        teachers: folders of finished runs with the same labels, whose mean answer to the very image
+            that the network is shown is learnt beside the labels. Their inputs may be of other
+            sizes. Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network",
+            2015; same views for both, and patience: Beyer et al., "Knowledge distillation: A good
+            teacher is patient and consistent", CVPR 2022.
         out: run folder: checkpoint, history, report.
         seed: the same seed on the same machine gives the same figures.
         threads: of torch on the CPU; 0 takes all cores.
-        loader_workers: processes that make batches; 0 makes them in a thread beside torch; None takes a process for
-            each core but one where a GPU trains, else 0. Batches are the same whoever makes them.
+        loader_workers: processes that make batches; 0 makes them in a thread beside torch; None
+            takes a process for each core but one where a GPU trains, else 0. Batches are the same
+            whoever makes them.
         device: "auto" takes a GPU where there is one.
     """
 

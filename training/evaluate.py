@@ -1,4 +1,6 @@
-"""Run a bundle over labelled pictures exactly as a bin would: one picture at a time, same preprocessing, same decision.
+"""Run a bundle over labelled images exactly as a bin would.
+
+One image at a time, same preprocessing, same decision.
 
 One of the three files that know onnxruntime. The session options are those of the bin.
 """
@@ -17,24 +19,25 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from vision import metrics
-from vision.bundle import Manifest, Tensors, bundle_digest, read_bundle, read_manifest
+from vision.bundle import bundle_digest, read_bundle, read_manifest
 from vision.datasets import UNKNOWN, Dataset, Sample, read_image
-from vision.decision import Prediction, decide, to_prediction
+from vision.decision import DecisionKind, Prediction, decide, to_prediction
 from vision.errors import BundleError, DatasetError, ImageError
 from vision.frames import Pixels
+from vision.manifest import Manifest, Tensors
 from vision.preprocess import PreprocessSpec, preprocess
 
-Watch = Callable[[Iterable[Any]], Iterable[Any]]
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
-    """Raw answers of a graph for n pictures.
+    """Raw answers of a graph for n images.
 
     Attributes:
         logits_nk, embeddings_nd: float32.
-        milliseconds_n: time of the graph alone, each picture.
-        preprocess_ms_n: time from decoded picture to the graph's input.
+        milliseconds_n: time of the graph alone, each image.
+        preprocess_ms_n: time from decoded image to the graph's input.
     """
 
     logits_nk: NDArray[np.float32]
@@ -68,8 +71,9 @@ def open_session(bundle: bytes, threads: int, exact: bool = False) -> ort.Infere
     Args:
         bundle: the file's bytes.
         threads: of onnxruntime.
-        exact: without graph optimisation: int8 is then computed in float, which saturates nowhere and is the same on
-            every processor, at five times the time. It is the reference that a processor's own kernels must meet.
+        exact: without graph optimisation: int8 is then computed in float, which saturates nowhere
+            and is the same on every processor, at five times the time. It is the reference that a
+            processor's own kernels must meet.
 
     Raises:
         BundleError: onnxruntime refuses the graph.
@@ -89,12 +93,15 @@ def run_graph(
     session: ort.InferenceSession,
     tensors: Tensors,
     spec: PreprocessSpec,
-    pictures: Iterable[Pixels],
-    watch: Watch = iter,
+    images: Iterable[Pixels],
+    progress: Progress = iter,
 ) -> Outputs:
-    """Run BGR pictures through a graph, one by one."""
-    logits, embeddings, times, before = [], [], [], []
-    for pixels in watch(pictures):
+    """Run BGR images through a graph, one by one."""
+    logits = []
+    embeddings = []
+    times = []
+    before = []
+    for pixels in progress(images):
         began = time.perf_counter()
         x_nhwc = preprocess(pixels, spec)
         started = time.perf_counter()
@@ -103,72 +110,91 @@ def run_graph(
         times.append(1000 * (time.perf_counter() - started))
         logits.append(row[0])
         embeddings.append(embedding[0])
-    return Outputs(np.array(logits, np.float32), np.array(embeddings, np.float32), np.array(times), np.array(before))
+    return Outputs(
+        np.array(logits, np.float32),
+        np.array(embeddings, np.float32),
+        np.array(times),
+        np.array(before),
+    )
 
 
 def evaluate(
     bundle: Path,
     dataset: Dataset,
     threads: int = 2,
-    watch: Watch = iter,
+    progress: Progress = iter,
     trained_groups: Collection[str] = (),
 ) -> Evaluation:
-    """Evaluate a bundle on a dataset. Pictures that cannot be read are left out, and named in the figures.
+    """Evaluate a bundle on a dataset.
+
+    Images that cannot be read are left out, and named in the figures.
 
     Args:
         bundle: verified before use.
         dataset: every label in it must be known to the bundle, or be UNKNOWN; select or map before.
-        trained_groups: groups of the set's training part: pictures of theirs are near-duplicates of trained ones.
+        trained_groups: groups of the set's training part: images of theirs are near-duplicates of
+            trained ones.
         threads: of onnxruntime.
-        watch: wraps the pictures, for a progress bar.
+        progress: wraps the images, for a progress bar.
 
     Raises:
         BundleError: the bundle must not be run.
-        DatasetError: a label that the bundle does not know, or no picture that can be read.
+        DatasetError: a label that the bundle does not know, or no image that can be read.
     """
     data, manifest = read_bundle(bundle)
     _must_know(manifest, dataset)
     unreadable: dict[Path, str] = {}
 
-    def pictures() -> Iterator[Pixels]:
-        for sample in watch(dataset.samples):
+    def images() -> Iterator[Pixels]:
+        for sample in progress(dataset.samples):
             try:
                 yield read_image(sample.path)
             except ImageError as error:
                 unreadable[sample.path] = str(error)
 
-    outputs = run_graph(open_session(data, threads), manifest.tensors, manifest.preprocess, pictures())
+    outputs = run_graph(
+        open_session(data, threads), manifest.tensors, manifest.preprocess, images()
+    )
     if len(unreadable) == len(dataset.samples):
-        raise DatasetError(f"{dataset.name}: no picture can be read, e.g. {next(iter(unreadable.values()))}")
-    dataset = replace(dataset, samples=tuple(s for s in dataset.samples if s.path not in unreadable))
-    predictions, figures, matrix = judge(manifest, dataset, outputs, trained_groups)
+        raise DatasetError(
+            f"{dataset.name}: no image can be read, e.g. {next(iter(unreadable.values()))}"
+        )
+    dataset = replace(
+        dataset, samples=tuple(s for s in dataset.samples if s.path not in unreadable)
+    )
+    predictions, figures, matrix = score(manifest, dataset, outputs, trained_groups)
     figures |= {"bundle_sha256": bundle_digest(data), "unreadable": list(unreadable.values())}
     return Evaluation(figures, predictions, matrix, outputs, dataset)
 
 
-def with_foreign(dataset: Dataset, foreign: Dataset, bundle: Path) -> Dataset:
-    """Return the dataset with the pictures of another that show none of the bundle's labels, labelled UNKNOWN.
+def with_outliers(dataset: Dataset, outliers: Dataset, bundle: Path) -> Dataset:
+    """Return the dataset with the images of another that show none of the bundle's labels, labelled UNKNOWN.
 
-    Of a set that has splits, the training part is left out: the bundle may have learnt from it what is foreign.
+    Of a set that has splits, the training part is left out: the bundle may have learnt from it what
+    an outlier is.
 
     Raises:
         DatasetError: there are none.
     """
     known = set(read_manifest(bundle).labels)
-    others = [s for s in foreign.samples if s.label not in known]
+    others = [s for s in outliers.samples if s.label not in known]
     held = [s for s in others if s.split != "train"] or others
     if not held:
-        raise DatasetError(f"{foreign.name}: every label in it is one of the bundle's; nothing is foreign")
-    added = tuple(replace(s, label=UNKNOWN, group=f"{foreign.name}/{s.group}") for s in held)
-    return replace(dataset, samples=dataset.samples + added, left_out=dataset.left_out + foreign.left_out)
+        raise DatasetError(
+            f"{outliers.name}: every label in it is one of the bundle's; it holds no outlier"
+        )
+    added = tuple(replace(s, label=UNKNOWN, group=f"{outliers.name}/{s.group}") for s in held)
+    return replace(
+        dataset, samples=dataset.samples + added, left_out=dataset.left_out + outliers.left_out
+    )
 
 
-def judge(
+def score(
     manifest: Manifest, dataset: Dataset, outputs: Outputs, trained_groups: Collection[str] = ()
 ) -> tuple[list[Prediction], dict[str, Any], NDArray[np.int64]]:
     """Turn raw outputs into predictions, figures and a confusion matrix.
 
-    Pictures labelled UNKNOWN count in the figures under "unknown" alone.
+    Images labelled UNKNOWN count in the figures under "unknown" alone.
 
     Raises:
         DatasetError: the dataset holds a label that the bundle does not know, or no other.
@@ -180,10 +206,17 @@ def judge(
         for row, embedding in zip(outputs.logits_nk, outputs.embeddings_nd, strict=True)
     ]
     # A hazard is decided too: its stream opens.
-    decided = [decide(p, manifest.policy, manifest.taxonomy).kind in ("known", "hazard") for p in predictions]
+    decided = [
+        decide(p, manifest.policy, manifest.taxonomy).kind
+        in (DecisionKind.KNOWN, DecisionKind.HAZARD)
+        for p in predictions
+    ]
     known = np.array([s.label != UNKNOWN for s in dataset.samples])
     if not known.any():
-        raise DatasetError(f"{dataset.name}: no picture has a label of the bundle; there is nothing to be right about")
+        raise DatasetError(
+            f"{dataset.name}: no image has a label of the bundle; there is nothing to be right "
+            "about"
+        )
     samples = [s for s in dataset.samples if s.label != UNKNOWN]
     said = [p for p, is_known in zip(predictions, known, strict=True) if is_known]
     digest = replace(dataset, samples=tuple(samples)).digest()
@@ -197,21 +230,26 @@ def judge(
         "dataset": dataset.name,
         "dataset_sha256": digest,
         "splits": dict(Counter(s.split or "none" for s in samples)),
-        "pictures": len(samples),
+        "images": len(samples),
         "accuracy": metrics.accuracy(matrix),
         **_by_group(samples, correct_n, trained_groups),
         "macro_f1": metrics.macro_f1(matrix),
         "recall": _by_label(labels, metrics.recall_per_label(matrix)),
         "precision": _by_label(labels, metrics.precision_per_label(matrix)),
         "calibration_error": metrics.calibration_error(confidence_n, correct_n),
-        "coverage_at_risk": {str(r): metrics.coverage_at(confidence_n, correct_n, r) for r in (0.01, 0.02, 0.05)},
-        # Thresholds and temperature look better on the very pictures that they were fitted on. Whether other digests
-        # are of other pictures, or of the same under other names, nobody can say.
-        "policy_fitted_on_these_pictures": bool(_lineage_digests(manifest, "val") & {digest, _digest(samples, "val")})
+        "coverage_at_risk": {
+            str(r): metrics.coverage_at(confidence_n, correct_n, r) for r in (0.01, 0.02, 0.05)
+        },
+        # Thresholds and temperature look better on the very images that they were fitted on.
+        # Whether other digests are of other images, or of the same under other names, nobody can
+        # say.
+        "policy_fitted_on_these_images": bool(
+            _lineage_digests(manifest, "val") & {digest, _digest(samples, "val")}
+        )
         or None,
         "decided_share": float(decided_n.mean()),
         "decided_accuracy": float(correct_n[decided_n].mean()) if decided_n.any() else None,
-        "ms_per_picture": {
+        "ms_per_image": {
             "preprocess": round(float(np.median(outputs.preprocess_ms_n)), 3),
             "graph": round(float(np.median(outputs.milliseconds_n)), 3),
         },
@@ -219,7 +257,7 @@ def judge(
     if not known.all():
         familiar_n = -np.array([p.unknown_score for p in predictions])
         figures["unknown"] = {
-            "pictures": int((~known).sum()),
+            "images": int((~known).sum()),
             "auroc": metrics.auroc(familiar_n, known),
             "taken_for_known_at_95_recall": metrics.fpr_at_recall(familiar_n, known),
             "called_known": float(np.mean(np.array(decided)[~known])),
@@ -232,13 +270,18 @@ def trained_groups(bundle: Path, whole: Dataset) -> set[str]:
     train = tuple(s for s in whole.samples if s.split == "train" and s.label != UNKNOWN)
     unsuspected = tuple(s for s in train if not s.suspect)
     digests = [replace(whole, samples=some).digest() for some in (train, unsuspected)]
-    return {s.group for s in train} if _lineage_digests(read_manifest(bundle), "train") & set(digests) else set()
+    return (
+        {s.group for s in train}
+        if _lineage_digests(read_manifest(bundle), "train") & set(digests)
+        else set()
+    )
 
 
 def _must_know(manifest: Manifest, dataset: Dataset) -> None:
-    if foreign := dataset.labels() - set(manifest.labels) - {UNKNOWN}:
+    if unknown := dataset.labels() - set(manifest.labels) - {UNKNOWN}:
         raise DatasetError(
-            f"{dataset.name}: the bundle does not know {', '.join(sorted(foreign))}; with --label-map, map them to "
+            f"{dataset.name}: the bundle does not know {', '.join(sorted(unknown))}; with "
+            "--label-map, map them to "
             f"'{UNKNOWN}' (they then measure the unknown test) or to null (they are left out)"
         )
 
@@ -246,7 +289,10 @@ def _must_know(manifest: Manifest, dataset: Dataset) -> None:
 def _lineage_digests(manifest: Manifest, split: str) -> set[str]:
     """Return the digests of all that a bundle was trained or fitted on, and of each set in it."""
     lineage = manifest.lineage
-    return {lineage.get(f"{split}_sha256", ""), *lineage.get(f"{split}_sets_sha256", "").split()} - {""}
+    return {
+        lineage.get(f"{split}_sha256", ""),
+        *lineage.get(f"{split}_sets_sha256", "").split(),
+    } - {""}
 
 
 def _digest(samples: list[Sample], split: str) -> str:
@@ -257,19 +303,26 @@ def _interval(groups: list[str], statistic: Callable[[Any], float]) -> list[floa
     return list(metrics.group_bootstrap(groups, statistic))
 
 
-def _by_label(labels: tuple[str, ...], shares_k: NDArray[np.floating[Any]]) -> dict[str, float | None]:
+def _by_label(
+    labels: tuple[str, ...], shares_k: NDArray[np.floating[Any]]
+) -> dict[str, float | None]:
     """Return label -> share; None where it is undefined: NaN is no JSON."""
-    return {label: None if np.isnan(share) else float(share) for label, share in zip(labels, shares_k, strict=True)}
+    return {
+        label: None if np.isnan(share) else float(share)
+        for label, share in zip(labels, shares_k, strict=True)
+    }
 
 
-def _by_group(samples: list[Sample], correct_n: NDArray[np.bool_], trained_groups: Collection[str]) -> dict[str, Any]:
-    """Return intervals, each object counted once, and what is left without near-duplicates of training pictures."""
+def _by_group(
+    samples: list[Sample], correct_n: NDArray[np.bool_], trained_groups: Collection[str]
+) -> dict[str, Any]:
+    """Return intervals, each object counted once, and what is left without near-duplicates of training images."""
     groups = [s.group for s in samples]
     _, index = np.unique(np.asarray(groups), return_inverse=True)
     weight_n = 1 / np.bincount(index)[index]
     figures: dict[str, Any] = {
         "accuracy_95": _interval(groups, lambda some: float(correct_n[some].mean())),
-        "accuracy_95_by_picture": _interval(
+        "accuracy_95_by_image": _interval(
             [str(i) for i in range(len(groups))], lambda some: float(correct_n[some].mean())
         ),
         "accuracy_by_object": float(np.average(correct_n, weights=weight_n)),
@@ -282,10 +335,14 @@ def _by_group(samples: list[Sample], correct_n: NDArray[np.bool_], trained_group
 
         def gap(some: NDArray[np.integer[Any]]) -> float:
             left = some[fresh_n[some]]
-            return float(correct_n[some].mean() - correct_n[left].mean()) if len(left) else float("nan")
+            return (
+                float(correct_n[some].mean() - correct_n[left].mean())
+                if len(left)
+                else float("nan")
+            )
 
         figures["without_near_duplicates"] = {
-            "pictures": int(fresh_n.sum()),
+            "images": int(fresh_n.sum()),
             "accuracy": float(correct_n[fresh_n].mean()),
             "accuracy_95": _interval(
                 [g for g, fresh in zip(groups, fresh_n, strict=True) if fresh],

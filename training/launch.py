@@ -1,8 +1,10 @@
-"""The same recipe on a Ray cluster: several workers on one training, or many trainings to search its settings.
+"""The same recipe on a Ray cluster.
 
-Training's only address of ray. Every worker runs `finetune` itself; what is here starts it, and starts it again after a
-worker died: it then goes on from the checkpoint in the run folder. All nodes must see that folder and the data by the
-same path (a shared file system).
+Several workers on one training, or many trainings to search its settings.
+
+Training's only address of ray. Every worker runs `finetune` itself; what is here starts it, and
+starts it again after a worker died: it then goes on from the checkpoint in the run folder. All
+nodes must see that folder and the data by the same path (a shared file system).
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ SEARCH_SPACE: Mapping[str, Any] = {
     "recipe.layer_decay": ray.tune.uniform(0.75, 1.0),
     "recipe.mixup_alpha": ray.tune.choice([0.0, 0.2, 0.8]),
     "recipe.cutmix": ray.tune.choice([0.0, 0.25, 0.5]),
-    "recipe.cut_out": ray.tune.uniform(0.0, 0.8),
+    "recipe.background_swap": ray.tune.uniform(0.0, 0.8),
     "recipe.augment": ray.tune.uniform(0.5, 1.0),
 }
 
@@ -64,15 +66,19 @@ class Trial:
 
 
 def train_with_ray(config: TrainConfig, workers: int, address: str | None = None) -> dict[str, Any]:
-    """Train on `workers` Ray workers, each with its share of every batch; return the last history row.
+    """Train on `workers` Ray workers, each with its share of every batch.
+
+    Return the last history row.
 
     Args:
         config: its paths must be reachable from every node.
-        workers: processes; the cores of this machine are shared among them, a GPU each on a cluster that has them.
+        workers: processes; the cores of this machine are shared among them, a GPU each on a cluster
+            that has them.
         address: of a running Ray cluster; None starts a local one.
 
     Raises:
-        ConfigError: more workers than cores, or it failed more than MAX_RESTARTS times; the message says why.
+        ConfigError: more workers than cores, or it failed more than MAX_RESTARTS times; the message
+            says why.
     """
     config = _absolute(config)
     _check(config)
@@ -80,14 +86,17 @@ def train_with_ray(config: TrainConfig, workers: int, address: str | None = None
         gpu = config.device != "cpu" and resources.get("GPU", 0) >= workers
         if workers > resources.get("CPU", 1):
             raise ConfigError(
-                f"--workers {workers}: the cluster has {resources.get('CPU', 1):.0f} cores, one each is needed"
+                f"--workers {workers}: the cluster has {resources.get('CPU', 1):.0f} cores, one "
+                "each is needed"
             )
         cpus = _cores_each(resources, workers)
         trainer = ray.train.torch.TorchTrainer(
             _work,
             train_loop_config={"config": config.model_dump_json(), "threads": cpus},
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})}
+                num_workers=workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpu else {})},
             ),
             run_config=ray.train.RunConfig(
                 name=config.out.name,
@@ -101,15 +110,20 @@ def train_with_ray(config: TrainConfig, workers: int, address: str | None = None
         try:
             trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise ConfigError(f"training on Ray failed {MAX_RESTARTS} times over: {_root_cause(error)}") from error
+            raise ConfigError(
+                f"training on Ray failed {MAX_RESTARTS} times over: {_root_cause(error)}"
+            ) from error
     last: dict[str, Any] = json.loads((config.out / "history.jsonl").read_text().splitlines()[-1])
     return last
 
 
-def tune(config: TrainConfig, trials: int, at_once: int = 1, address: str | None = None) -> list[Trial]:
+def tune(
+    config: TrainConfig, trials: int, at_once: int = 1, address: str | None = None
+) -> list[Trial]:
     """Search SEARCH_SPACE around a configuration; hopeless trials are stopped early. Best first.
 
-    Each trial is a run of its own under `config.out`; the val split judges, so report another figure for the winner.
+    Each trial is a run of its own under `config.out`; the val split scores, so report another
+    figure for the winner.
 
     Args:
         config: what is not searched stays as it is here.
@@ -130,7 +144,9 @@ def tune(config: TrainConfig, trials: int, at_once: int = 1, address: str | None
                 mode="max",
                 num_samples=trials,
                 search_alg=BasicVariantGenerator(random_state=config.seed, max_concurrent=at_once),
-                scheduler=ASHAScheduler(max_t=config.recipe.epochs, grace_period=max(1, config.recipe.epochs // 4)),
+                scheduler=ASHAScheduler(
+                    max_t=config.recipe.epochs, grace_period=max(1, config.recipe.epochs // 4)
+                ),
             ),
             run_config=ray.tune.RunConfig(name=config.out.name, storage_path=scratch, verbose=0),
         )
@@ -139,7 +155,9 @@ def tune(config: TrainConfig, trials: int, at_once: int = 1, address: str | None
             log.warning("a trial failed: %s", error)
         ended = [results[i] for i in range(len(results))]
         done = [
-            Trial(result.config, float(result.metrics["val_accuracy"]), int(result.metrics["epoch"]))
+            Trial(
+                result.config, float(result.metrics["val_accuracy"]), int(result.metrics["epoch"])
+            )
             for result in ended
             if result.metrics and "val_accuracy" in result.metrics and result.config
         ]
@@ -147,9 +165,14 @@ def tune(config: TrainConfig, trials: int, at_once: int = 1, address: str | None
 
 
 def _cores_each(resources: Mapping[str, float], processes: int) -> int:
-    """Return the cores that each of several processes gets: its share of all, and no more than one machine has."""
+    """Return the cores that each of several processes gets.
+
+    Its share of all, and no more than one machine has.
+    """
     machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return max(1, min(int(resources.get("CPU", 1)) // processes, *(cores for cores in machines if cores)))
+    return max(
+        1, min(int(resources.get("CPU", 1)) // processes, *(cores for cores in machines if cores))
+    )
 
 
 def _root_cause(error: BaseException) -> str:
@@ -167,7 +190,12 @@ def _work(task: dict[str, Any]) -> None:
     config = TrainConfig.model_validate_json(task["config"])
     if not config.threads:
         config = config.model_copy(update={"threads": task["threads"]})
-    finetune(config, Worker(context.get_world_rank(), context.get_world_size(), lambda row: ray.train.report(row)))
+    finetune(
+        config,
+        Worker(
+            context.get_world_rank(), context.get_world_size(), lambda row: ray.train.report(row)
+        ),
+    )
 
 
 def _try(settings: dict[str, Any], config: str, threads: int) -> None:
@@ -194,7 +222,7 @@ def _absolute(config: TrainConfig) -> TrainConfig:
         "data.root": data.root,
         "data.label_map": data.label_map,
         "data.also": data.also,
-        "data.foreign": data.foreign,
+        "data.outliers": data.outliers,
         "model.weights": Path(config.model.weights),
         "teachers": config.teachers,
     }
@@ -202,7 +230,9 @@ def _absolute(config: TrainConfig) -> TrainConfig:
     for key, value in paths.items():
         if isinstance(value, tuple):
             values[key] = [str(path.absolute()) for path in value]
-        elif value is not None and (value.exists() or key == "out"):  # weights may be a word, not a file
+        elif value is not None and (
+            value.exists() or key == "out"
+        ):  # weights may be a word, not a file
             values[key] = str(value.absolute())
     return with_values(config, values)
 
@@ -214,9 +244,12 @@ def _ray(address: str | None) -> Iterator[dict[str, float]]:
     must_be_ray(address)
     try:
         ray.init(
-            address=address, include_dashboard=False if address is None else None, log_to_driver=False,
-            logging_level=logging.ERROR, configure_logging=False,
-        )  # fmt: skip
+            address=address,
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"--ray-address: Ray does not start or join: {error}") from error
     try:

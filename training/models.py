@@ -1,4 +1,7 @@
-"""Any torchvision or timm classifier by name, as one module: uint8 pixels in, logits and embedding out."""
+"""Any torchvision or timm classifier by name, as one module.
+
+Uint8 pixels in, logits and embedding out.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Classifier(nn.Module):
-    """Normalisation, backbone and head in one graph, so that the exported network takes camera bytes.
+    """Normalisation, backbone and head in one graph.
+
+    So that the exported network takes camera bytes.
 
     Args:
         name: torchvision's name of the network, or "timm:" and timm's.
@@ -39,9 +44,13 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         _replace(self.backbone, self.head_path, nn.Identity())
         own = getattr(self.backbone, "default_cfg", {})  # timm's networks bring theirs
-        mean, std = own.get("mean", IMAGENET_MEAN), own.get("std", IMAGENET_STD)
-        mean_c, std_c = 255.0 * torch.tensor(mean), 255.0 * torch.tensor(std)
-        if len(set(std)) == 1:  # then int8 can take the camera's bytes as they are, if the mean is a byte too
+        mean = own.get("mean", IMAGENET_MEAN)
+        std = own.get("std", IMAGENET_STD)
+        mean_c = 255.0 * torch.tensor(mean)
+        std_c = 255.0 * torch.tensor(std)
+        if (
+            len(set(std)) == 1
+        ):  # then int8 can take the camera's bytes as they are, if the mean is a byte too
             mean_c = torch.floor(mean_c + 0.5)
         self.register_buffer("mean_c", mean_c, persistent=False)
         self.register_buffer("inverse_std_c", 1 / std_c, persistent=False)
@@ -50,35 +59,43 @@ class Classifier(nn.Module):
         """Classify pixels.
 
         Args:
-            x_nhwc: uint8 (or float in 0..255, as mixing gives), batch x height x width x 3, RGB (see `take_bgr`).
+            x_nhwc: uint8 (or float in 0..255, as mixing gives), batch x height x width x 3, RGB
+                (see `use_bgr`).
 
         Returns:
             logits, batch x labels; embedding, batch x size: the input of the head.
         """
         batch, height, width, colours = x_nhwc.shape
-        # Whole rows at a time: onnxruntime takes 20 times longer to subtract along an axis of three.
+        # Whole rows at a time: onnxruntime takes 20 times longer to subtract along an axis of
+        # three.
         rows = x_nhwc.to(torch.float32).reshape(batch, height, width * colours)
         rows = (rows - self.mean_c.repeat(width)) * self.inverse_std_c.repeat(width)
         x_nchw = rows.reshape(batch, height, width, colours).permute(0, 3, 1, 2)
         embedding = torch.flatten(self.backbone(x_nchw), 1)
         return self.head(self.dropout(embedding)), embedding
 
-    def take_bgr(self) -> None:
+    def use_bgr(self) -> None:
         """Read the colours in the camera's order from now on; what comes out stays the same."""
         first = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
         with torch.no_grad():
             first.weight.copy_(first.weight.flip(1))
-        self.mean_c, self.inverse_std_c = self.mean_c.flip(0), self.inverse_std_c.flip(0)
+        self.mean_c = self.mean_c.flip(0)
+        self.inverse_std_c = self.inverse_std_c.flip(0)
 
     def stages(self) -> list[list[nn.Module]]:
         """Return the backbone's modules from the camera's end to the head's, in the steps that its maker gave it."""
         if isinstance(features := getattr(self.backbone, "features", None), nn.Sequential):
-            others = [m for m in self.backbone.children() if m is not features and any(True for _ in m.parameters())]
+            others = [
+                m
+                for m in self.backbone.children()
+                if m is not features and any(True for _ in m.parameters())
+            ]
             return [*([module] for module in features), *([others] if others else [])]
         if isinstance(blocks := getattr(self.backbone, "blocks", None), nn.Sequential):  # timm's
             children = list(self.backbone.children())
             at = children.index(blocks)
-            before, after = children[:at], [m for m in children[at + 1 :] if any(True for _ in m.parameters())]
+            before = children[:at]
+            after = [m for m in children[at + 1 :] if any(True for _ in m.parameters())]
             return [before, *([module] for module in blocks), *([after] if after else [])]
         return [[module] for module in self.backbone.children()]
 
@@ -87,8 +104,8 @@ def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
     """Build a classifier and load its backbone.
 
     Args:
-        weights: "scratch", "pretrained" (downloads; needs a network), or a .safetensors / .pt state-dict file with the
-            library's own names; float16 is read into float32.
+        weights: "scratch", "pretrained" (downloads; needs a network), or a .safetensors / .pt
+            state-dict file with the library's own names; float16 is read into float32.
 
     Raises:
         ConfigError: unknown network, no such file, or weights of another network.
@@ -102,7 +119,8 @@ def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
     wrong = sorted(k for k in own if k in state and own[k].shape != state[k].shape)
     if missing or wrong:
         raise ConfigError(
-            f"model.weights: {weights} does not fit {name}: {len(missing)} tensors missing, {len(wrong)} of another "
+            f"model.weights: {weights} does not fit {name}: {len(missing)} tensors missing, "
+            f"{len(wrong)} of another "
             f"shape, first {(missing + wrong)[0]}"
         )
     model.backbone.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
@@ -112,13 +130,18 @@ def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
 def _network(name: str) -> nn.Module:
     library, _, own_name = name.rpartition(":")
     if library not in ("", "timm"):
-        raise ConfigError(f"model.name: {name!r}: networks come from torchvision (its name alone) or timm (timm:NAME)")
+        raise ConfigError(
+            f"model.name: {name!r}: networks come from torchvision (its name alone) or timm "
+            "(timm:NAME)"
+        )
     try:
         if library:
             return timm.create_model(own_name)
         return torchvision.models.get_model(own_name, weights=None)
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"model.name: {library or 'torchvision'} has no classifier {own_name!r}") from error
+        raise ConfigError(
+            f"model.name: {library or 'torchvision'} has no classifier {own_name!r}"
+        ) from error
 
 
 def _pretrained_state(name: str) -> dict[str, Tensor]:
@@ -146,7 +169,9 @@ def _file_state(path: Path) -> dict[str, Tensor]:
 def _last_linear(backbone: nn.Module, name: str) -> str:
     linear = [path for path, module in backbone.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise ConfigError(f"model.name: {name} does not end in a linear layer; choose another classifier")
+        raise ConfigError(
+            f"model.name: {name} does not end in a linear layer; choose another classifier"
+        )
     return linear[-1]
 
 

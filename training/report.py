@@ -1,4 +1,7 @@
-"""Pages for people: curves, confusion matrix, the worst mistakes as pictures. One self-contained HTML file each."""
+"""Pages for people: curves, confusion matrix, the worst mistakes as images.
+
+One self-contained HTML file each.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,15 @@ import numpy as np
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
+from training.calibrate import fit_temperature
 from training.data import open_training_data
 from training.evaluate import Evaluation
-from training.policy import fit_temperature
 from training.recipes.finetune import load_trained, predict_logits, prepare
 from vision import metrics
-from vision.bundle import read_manifest, write_atomically
+from vision.bundle import read_manifest
 from vision.datasets import UNKNOWN, Dataset, Sample, read_image, shown
 from vision.decision import softmax
+from vision.files import write_atomically
 
 WORST = 24
 
@@ -41,7 +45,7 @@ figure{margin:0}figure img{width:100%;border-radius:6px}figcaption{font-size:13p
 <h2>The worst mistakes</h2>
 {% if worst %}<div class="worst">{% for m in worst %}<figure><img alt="{{ m.name }}" src="data:image/jpeg;base64,{{ m.jpeg }}">
 <figcaption>{{ m.truth }} taken for <b>{{ m.label }}</b>, {{ m.confidence }}<br>{{ m.name }}</figcaption></figure>{% endfor %}</div>
-{% else %}<p>None: every picture was right.</p>{% endif %}
+{% else %}<p>None: every image was right.</p>{% endif %}
 </html>""")
 
 
@@ -55,22 +59,32 @@ class _Mistake:
 
 
 def write_report(run: Path) -> Path:
-    """Write `report.html` into a training run: curves, and its kept weights on the val pictures; return its path."""
-    model, labels, config = load_trained(run)
-    _, val = open_training_data(config.data, config.seed, run / "pictures")
-    import torch  # noqa: PLC0415  for the device alone
+    """Write `report.html` into a training run: curves, and its kept weights on the val images.
 
-    logits = predict_logits(model, prepare(val.samples, config.model.preprocess()), torch.device("cpu"))
+    Return its path.
+    """
+    model, labels, config = load_trained(run)
+    _, val = open_training_data(config.data, config.seed, run / "images")
+    import torch  # noqa: PLC0415
+
+    logits = predict_logits(
+        model, prepare(val.samples, config.model.preprocess()), torch.device("cpu")
+    )
     truth = np.array([labels.index(s.label) for s in val.samples])
     probabilities = softmax(logits, fit_temperature(logits, truth))
     matrix = metrics.confusion_matrix(truth, probabilities.argmax(1), len(labels))
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     rows = [
-        ("network", f"{config.model.name}, {config.model.size_px} px, weights {Path(config.model.weights).name}"),
+        (
+            "network",
+            f"{config.model.name}, {config.model.size_px} px, weights "
+            f"{Path(config.model.weights).name}",
+        ),
         ("epochs", f"{len(history)}, {sum(h['seconds'] for h in history) / 60:.1f} minutes"),
         *_headline(matrix, labels),
     ]
-    confidence, correct = probabilities.max(1), probabilities.argmax(1) == truth
+    confidence = probabilities.max(1)
+    correct = probabilities.argmax(1) == truth
     plots = [
         _curves(history),
         _confusion(matrix, labels),
@@ -78,7 +92,13 @@ def write_report(run: Path) -> Path:
         _reliability(confidence, correct),
     ]
     return _write(
-        run / "report.html", f"Training of {run.name} on {val.name}", rows, plots, val.samples, labels, probabilities
+        run / "report.html",
+        f"Training of {run.name} on {val.name}",
+        rows,
+        plots,
+        val.samples,
+        labels,
+        probabilities,
     )
 
 
@@ -87,27 +107,44 @@ def write_evaluation(out: Path, bundle: Path, dataset: Dataset, result: Evaluati
     manifest = read_manifest(bundle)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "evaluation.json", json.dumps(result.figures, indent=1).encode())
-    probabilities = np.array([[p.probabilities[label] for label in manifest.labels] for p in result.predictions])
+    probabilities = np.array(
+        [[p.probabilities[label] for label in manifest.labels] for p in result.predictions]
+    )
     rows = [
-        ("bundle", f"{manifest.model_id}, {manifest.precision}, {result.figures['bundle_sha256'][:12]}"),
+        (
+            "bundle",
+            f"{manifest.model_id}, {manifest.precision}, {result.figures['bundle_sha256'][:12]}",
+        ),
         *_headline(result.matrix_kk, manifest.labels),
-        ("accuracy, 95 % interval by groups", "{:.3f} to {:.3f}".format(*result.figures["accuracy_95"])),
+        (
+            "accuracy, 95 % interval by groups",
+            "{:.3f} to {:.3f}".format(*result.figures["accuracy_95"]),
+        ),
         ("accuracy, each object once", f"{result.figures['accuracy_by_object']:.3f}"),
         ("calibration error", f"{result.figures['calibration_error']:.3f}"),
-        ("decided", f"{result.figures['decided_share']:.1%} of pictures"),
+        ("decided", f"{result.figures['decided_share']:.1%} of images"),
     ]
     if fresh := result.figures.get("without_near_duplicates"):
-        rows.append(("accuracy without near-duplicates of training pictures", f"{fresh['accuracy']:.3f}"))
+        rows.append(
+            ("accuracy without near-duplicates of training images", f"{fresh['accuracy']:.3f}")
+        )
     known = np.array([s.label != UNKNOWN for s in dataset.samples])
-    correct = np.array([p.label == s.label for p, s in zip(result.predictions, dataset.samples, strict=True)])
+    correct = np.array(
+        [p.label == s.label for p, s in zip(result.predictions, dataset.samples, strict=True)]
+    )
     confidence = probabilities.max(1)[known]
     plots = [
         _confusion(result.matrix_kk, manifest.labels),
         _risk(confidence, correct[known]),
         _reliability(confidence, correct[known]),
     ]
-    if foreign := result.figures.get("unknown"):
-        rows.append(("unknown test, AUROC", f"{foreign['auroc']:.3f} over {foreign['pictures']} foreign pictures"))
+    if outliers := result.figures.get("unknown"):
+        rows.append(
+            (
+                "unknown test, AUROC",
+                f"{outliers['auroc']:.3f} over {outliers['images']} outlier images",
+            )
+        )
         scores = np.array([p.unknown_score for p in result.predictions])
         plots.append(_unknown(scores[known], scores[~known], manifest.policy.max_unknown_score))
     return _write(
@@ -136,11 +173,11 @@ def _reliability(confidence: Any, correct: Any) -> str:
     return _svg(figure)
 
 
-def _unknown(known: Any, foreign: Any, threshold: float) -> str:
+def _unknown(known: Any, outliers: Any, threshold: float) -> str:
     figure, axes = plt.subplots(figsize=(4.8, 3.8))
-    edges = np.histogram_bin_edges(np.concatenate([known, foreign]), 30).tolist()
+    edges = np.histogram_bin_edges(np.concatenate([known, outliers]), 30).tolist()
     axes.hist(known, edges, alpha=0.7, density=True, color="#1d7a5f", label="known")
-    axes.hist(foreign, edges, alpha=0.7, density=True, color="#b98552", label="foreign")
+    axes.hist(outliers, edges, alpha=0.7, density=True, color="#b98552", label="outliers")
     axes.axvline(threshold, color="#1c2a28", linewidth=1)
     axes.set(xlabel="unknown score (line: threshold)", yticks=[])
     axes.legend(frameon=False)
@@ -150,7 +187,7 @@ def _unknown(known: Any, foreign: Any, threshold: float) -> str:
 def _headline(matrix: Any, labels: tuple[str, ...]) -> list[tuple[str, str]]:
     recall = zip(labels, metrics.recall_per_label(matrix), strict=True)
     return [
-        ("pictures", str(int(matrix.sum()))),
+        ("images", str(int(matrix.sum()))),
         ("accuracy", f"{metrics.accuracy(matrix):.4f}"),
         ("macro F1", f"{metrics.macro_f1(matrix):.4f}"),
         ("recall", ", ".join(f"{label} {value:.2f}" for label, value in recall)),
@@ -158,18 +195,32 @@ def _headline(matrix: Any, labels: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def _write(
-    path: Path, title: str, rows: list[tuple[str, str]], plots: list[str], samples: tuple[Sample, ...],
-    labels: tuple[str, ...], probabilities: Any,
-) -> Path:  # fmt: skip
+    path: Path,
+    title: str,
+    rows: list[tuple[str, str]],
+    plots: list[str],
+    samples: tuple[Sample, ...],
+    labels: tuple[str, ...],
+    probabilities: Any,
+) -> Path:
     worst: list[_Mistake] = []
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    predicted = probabilities.argmax(1)
+    confidence = probabilities.max(1)
     for i in np.argsort(-confidence, kind="stable"):
         if len(worst) < WORST and samples[i].label not in (UNKNOWN, labels[predicted[i]]):
             s = samples[i]
             worst.append(
-                _Mistake(shown(s.name), s.label, labels[predicted[i]], f"{confidence[i]:.0%}", _thumbnail(s.path))
+                _Mistake(
+                    shown(s.name),
+                    s.label,
+                    labels[predicted[i]],
+                    f"{confidence[i]:.0%}",
+                    _thumbnail(s.path),
+                )
             )
-    write_atomically(path, _PAGE.render(title=shown(title), rows=rows, plots=plots, worst=worst).encode())
+    write_atomically(
+        path, _PAGE.render(title=shown(title), rows=rows, plots=plots, worst=worst).encode()
+    )
     return path
 
 
@@ -178,7 +229,9 @@ def _thumbnail(path: Path) -> str:
     scale = 200 / max(pixels.shape[:2])
     size_px = (max(1, round(scale * pixels.shape[1])), max(1, round(scale * pixels.shape[0])))
     small = cv2.resize(pixels, size_px, interpolation=cv2.INTER_AREA)
-    return base64.b64encode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()
+    return base64.b64encode(
+        cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    ).decode()
 
 
 def _svg(figure: Any) -> str:
@@ -191,7 +244,12 @@ def _svg(figure: Any) -> str:
 def _curves(history: list[dict[str, Any]]) -> str:
     figure, left = plt.subplots(figsize=(5.4, 3.8))
     epochs = [h["epoch"] for h in history]
-    left.plot(epochs, [h["train_loss"] for h in history], color="#4b86c6", label="train loss (mixed, smoothed)")
+    left.plot(
+        epochs,
+        [h["train_loss"] for h in history],
+        color="#4b86c6",
+        label="train loss (mixed, smoothed)",
+    )
     left.plot(epochs, [h["val_loss"] for h in history], color="#b98552", label="val loss")
     left.set(xlabel="epoch", ylabel="loss")
     right = left.twinx()
@@ -227,7 +285,7 @@ def _risk(confidence: Any, correct: Any) -> str:
     figure, axes = plt.subplots(figsize=(4.8, 3.8))
     axes.plot(coverage, risk, color="#1d7a5f")
     axes.set(
-        xlabel="share of pictures decided, most confident first",
+        xlabel="share of images decided, most confident first",
         ylabel="share of those wrong",
         xlim=(0, 1),
         ylim=(0, None),

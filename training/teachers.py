@@ -1,4 +1,7 @@
-"""The answer of several trained networks to the images that a student is shown. Does not load them: see `finetune`."""
+"""The answer of several trained networks to the images that a student is shown.
+
+Does not load them: see `finetune`.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,28 @@ from training.models import Classifier
 class Teachers:
     """The mean answer of several trained networks, whatever the size of their inputs.
 
-    On a GPU their many small kernels are recorded once and played back, for starting them costs more than running them.
+    On a GPU their many small kernels are recorded once and played back, for starting them costs
+    more than running them.
 
     Args:
-        models: the networks, in evaluation mode and on `device`, each with the side of its input in pixels.
+        models: the networks, in evaluation mode and on `device`, each with the side of its input in
+            pixels.
         temperature: logits are divided by it.
         device: where they run.
         bf16: compute in bfloat16.
     """
 
     def __init__(
-        self, models: Sequence[tuple[Classifier, int]], temperature: float, device: torch.device, bf16: bool
+        self,
+        models: Sequence[tuple[Classifier, int]],
+        temperature: float,
+        device: torch.device,
+        bf16: bool,
     ) -> None:
-        self._models, self._temperature, self._device, self._bf16 = models, temperature, device, bf16
+        self._models = models
+        self._temperature = temperature
+        self._device = device
+        self._bf16 = bf16
         self._recorded: tuple[torch.cuda.CUDAGraph, Tensor, Tensor] | None = None
 
     @torch.no_grad()
@@ -50,8 +62,12 @@ class Teachers:
             own = x_nchw
             if size != x_nchw.shape[-1]:
                 smaller = size < x_nchw.shape[-1]
-                own = nn.functional.interpolate(x_nchw, (size, size), mode="bilinear", antialias=smaller)
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=False):
+                own = nn.functional.interpolate(
+                    x_nchw, (size, size), mode="bilinear", antialias=smaller
+                )
+            with torch.autocast(
+                self._device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=False
+            ):
                 logits = model(own.permute(0, 2, 3, 1))[0]
             answers.append(torch.softmax(logits.float() / self._temperature, 1))
         return torch.stack(answers).mean(0)
@@ -65,6 +81,8 @@ class Teachers:
                 self._answer(x_static)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads load batches meanwhile
+        with torch.cuda.graph(
+            graph, capture_error_mode="thread_local"
+        ):  # other threads load batches meanwhile
             answer = self._answer(x_static)
         return graph, x_static, answer

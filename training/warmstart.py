@@ -1,8 +1,9 @@
 """Begin training from a bundle, the shipped one for example: no network and no weights file needed.
 
-An exported graph has its batch normalisation folded into the convolutions before it, and an int8 graph has rounded
-weights. Both are undone as far as they can be: weights are dequantised, and each normalisation is set up anew from the
-statistics of some pictures so that the network computes what it did before and can be trained.
+An exported graph has its batch normalisation folded into the convolutions before it, and an int8
+graph has rounded weights. Both are undone as far as they can be: weights are dequantised, and each
+normalisation is set up again from the statistics of some images so that the network computes what
+it did before and can be trained.
 """
 
 from __future__ import annotations
@@ -30,17 +31,22 @@ def warm_start(model: Classifier, labels: tuple[str, ...], bundle: Path, x_nhwc:
         model: freshly built.
         labels: of the model; rows of the head are taken over for labels that the bundle knows.
         bundle: float or int8.
-        x_nhwc: uint8 pictures of the model's input size, from which normalisation statistics are taken; 64 or more.
+        x_nhwc: uint8 images of the model's input size, from which normalisation statistics are
+            taken; 64 or more.
 
     Raises:
         ConfigError: the bundle is of another network.
     """
-    manifest, weights = read_manifest(bundle), _initializers(bundle)
+    manifest = read_manifest(bundle)
+    weights = _initializers(bundle)
     with torch.no_grad():
         for number, (name, convolution, norm) in enumerate(_folded_pairs(model.backbone, bundle)):
-            weight, bias = weights.get(f"backbone.{name}.weight"), weights.get(f"backbone.{name}.weight_bias")
+            weight = weights.get(f"backbone.{name}.weight")
+            bias = weights.get(f"backbone.{name}.weight_bias")
             if weight is None or bias is None or weight.shape != tuple(convolution.weight.shape):
-                raise ConfigError(f"model.weights: {bundle} is of another network: it has no fitting {name}")
+                raise ConfigError(
+                    f"model.weights: {bundle} is of another network: it has no fitting {name}"
+                )
             if number == 0 and manifest.preprocess.colour_order == "bgr":  # training reads RGB
                 weight = np.ascontiguousarray(weight[:, ::-1])
             convolution.weight.copy_(torch.from_numpy(weight))
@@ -59,7 +65,9 @@ def _initializers(bundle: Path) -> dict[str, NDArray[np.float32]]:
     graph = onnx.load(str(bundle)).graph
     raw = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     weights = {
-        name.removesuffix(".half"): array.astype(np.float32) for name, array in raw.items() if array.dtype.kind == "f"
+        name.removesuffix(".half"): array.astype(np.float32)
+        for name, array in raw.items()
+        if array.dtype.kind == "f"
     }
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in raw:
@@ -71,8 +79,13 @@ def _initializers(bundle: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _folded_pairs(backbone: nn.Module, bundle: Path) -> list[tuple[str, Any, Any]]:
-    """Return (name, convolution, the normalisation that follows it): torchvision registers them in that order."""
-    modules = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    """Return (name, convolution, the normalisation that follows it).
+
+    Torchvision registers them in that order.
+    """
+    modules = [
+        (n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)
+    ]
     pairs = [
         (name, module, after)
         for (name, module), (_, after) in pairwise(modules)
@@ -80,13 +93,17 @@ def _folded_pairs(backbone: nn.Module, bundle: Path) -> list[tuple[str, Any, Any
     ]
     if not pairs or len(modules) != 2 * len(pairs):
         raise ConfigError(
-            f"model.weights: only networks in which batch normalisation follows every convolution start from {bundle}"
+            "model.weights: only networks in which batch normalisation follows every convolution "
+            f"start from {bundle}"
         )
     return pairs
 
 
 def _renormalise(model: Classifier, x_nhwc: Tensor) -> None:
-    """Give every normalisation the statistics of its input, and undo them in its scale and shift."""
+    """Give every normalisation the statistics of its input.
+
+    And undo them in its scale and shift.
+    """
     norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 

@@ -1,4 +1,7 @@
-"""Addresses as they may be shown: what is shown ends in logs, events and on pages. No network here."""
+"""Addresses as they may be shown: what is shown ends in logs, events and on pages.
+
+No network here.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/@?#\[\]]+)(:\d{1,5})?")
 def without_secrets(address: str | None) -> str:
     """Return scheme, host, port and path of an address.
 
-    A user's name and password stand before an @; they may hold slashes, question marks and further @. Whatever may be
-    one is left out, even if a harmless path goes with it. Queries, fragments, and what is named like a value in a path
-    (cameras write `user=..._password=...` there) are left out too.
+    A user's name and password stand before an @; they may hold slashes, question marks and further
+    @. Whatever may be one is left out, even if a harmless path goes with it. Queries, fragments,
+    and what is named like a value in a path (cameras write `user=..._password=...` there) are left
+    out too.
     """
     scheme, slashes, rest = (address or "").partition("://")
     if not slashes:
@@ -24,7 +28,9 @@ def without_secrets(address: str | None) -> str:
     query = re.search("[?#]", rest)
     if _HOST.fullmatch(authority) and query:
         if "@" in rest[query.start() :] and "/" not in rest[: query.start()]:
-            return f"{scheme}://***"  # a host and its query, or a name and a password: nobody can say
+            return (
+                f"{scheme}://***"  # a host and its query, or a name and a password: nobody can say
+            )
         rest = rest[: query.start()]
     if "@" in rest:
         rest = rest.rpartition("@")[2]

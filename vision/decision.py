@@ -1,6 +1,9 @@
-"""From logits to a prediction to a decision. Pure, and the same code for the bin and for fitting thresholds.
+"""From logits to a prediction to a decision.
 
-A decision is always an outcome: known, unsure, unknown, hazard or fault. Nothing here knows streams or lids.
+Pure, and the same code for the bin and for fitting thresholds.
+
+There is always a decision: known, unsure, unknown, hazard or fault. Nothing here knows streams
+or lids.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -17,7 +21,16 @@ from vision.errors import BundleError
 from vision.taxonomy import Taxonomy
 
 FloatArray = NDArray[np.floating[Any]]
-KINDS = ("known", "unsure", "unknown", "hazard", "fault")
+
+
+class DecisionKind(StrEnum):
+    """What a decision is; there is no other."""
+
+    KNOWN = "known"
+    UNSURE = "unsure"
+    UNKNOWN = "unknown"
+    HAZARD = "hazard"
+    FAULT = "fault"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +39,8 @@ class DecisionPolicy:
 
     Attributes:
         temperature: logits are divided by it before the softmax; > 0.
-        min_confidence: per label, the calibrated confidence in 0..1 under which the item is `unsure`.
+        min_confidence: per label, the calibrated confidence in 0..1 under which the item is
+            `unsure`.
         max_unknown_score: unknown score above which the item is `unknown`.
     """
 
@@ -36,7 +50,9 @@ class DecisionPolicy:
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.temperature) and self.temperature > 0):
-            raise BundleError(f"policy.temperature is {self.temperature}; it must be a number above 0")
+            raise BundleError(
+                f"policy.temperature is {self.temperature}; it must be a number above 0"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form that a manifest stores."""
@@ -49,11 +65,12 @@ class DecisionPolicy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingStats:
-    """What the unknown test needs to know of the training pictures.
+    """What the unknown test needs to know of the training images.
 
     Attributes:
-        centroids_kd: float32, k x embedding, unit length: what the embeddings of the training pictures gather around,
-            several to a label. Why this and not the logits or another distance: docs/decisions/0008.
+        centroids_kd: float32, k x embedding, unit length: what the embeddings of the training
+            images gather around, several to a label. Why this and not the logits or another
+            distance: docs/decisions/0008.
     """
 
     centroids_kd: FloatArray
@@ -71,7 +88,7 @@ class EmbeddingStats:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says of one picture.
+    """What the model says of one image.
 
     Attributes:
         label: most probable label.
@@ -95,12 +112,12 @@ class Decision:
     """What the bin makes of a prediction.
 
     Attributes:
-        kind: one of KINDS.
+        kind: what it is.
         label: the label that holds; empty for unknown and fault.
         reason: one line for people and for the event.
     """
 
-    kind: str
+    kind: DecisionKind
     label: str
     reason: str
 
@@ -124,7 +141,7 @@ def to_prediction(
 
     Args:
         logits_k: one value per label, in the order of `labels`.
-        embedding_d: the network's embedding of the same picture.
+        embedding_d: the network's embedding of the same image.
         labels: the bundle's labels.
         policy, stats: from the same bundle.
     """
@@ -133,19 +150,25 @@ def to_prediction(
     greatest = max(scaled)
     powers = [math.exp(value - greatest) for value in scaled]
     total = sum(powers)
-    return _ranked({name: p / total for name, p in zip(labels, powers, strict=True)}, stats.unknown_score(embedding_d))
+    return _ranked(
+        {name: p / total for name, p in zip(labels, powers, strict=True)},
+        stats.unknown_score(embedding_d),
+    )
 
 
 def _ranked(probabilities: Mapping[str, float], unknown_score: float) -> Prediction:
     """Return a prediction; of equally probable labels the first counts."""
     ranked = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
-    first, second = ranked[0], ranked[min(1, len(ranked) - 1)]
+    first = ranked[0]
+    second = ranked[min(1, len(ranked) - 1)]
     margin = probabilities[first] - probabilities[second] if first != second else 1.0
     return Prediction(first, probabilities[first], second, margin, unknown_score, probabilities)
 
 
 def combine(predictions: Sequence[Prediction]) -> Prediction:
-    """Return what several looks at one item say together: probabilities and unknown scores averaged.
+    """Return what several looks at one item say together.
+
+    Probabilities and unknown scores averaged.
 
     Args:
         predictions: one or more, of the same labels.
@@ -154,25 +177,33 @@ def combine(predictions: Sequence[Prediction]) -> Prediction:
         return predictions[0]
     count = len(predictions)
     probabilities = {
-        name: sum(p.probabilities[name] for p in predictions) / count for name in predictions[0].probabilities
+        name: sum(p.probabilities[name] for p in predictions) / count
+        for name in predictions[0].probabilities
     }
     return _ranked(probabilities, sum(p.unknown_score for p in predictions) / count)
 
 
 def decide(prediction: Prediction, policy: DecisionPolicy, taxonomy: Taxonomy) -> Decision:
-    """Judge a prediction. Total: every prediction, NaN included, gives a decision.
+    """Decide on a prediction. Total: every prediction, NaN included, gives a decision.
 
-    Order matters: broken numbers first, then hazards (a likely hazard is never waved through as `unsure`), then the
+    Order matters: broken numbers first, then hazards (a likely hazard is never waved through as
+    `unsure`), then the
     unknown test, then confidence.
     """
     p = prediction
     if not (math.isfinite(p.confidence) and math.isfinite(p.unknown_score)):
-        return Decision("fault", "", "the network gave no finite number")
+        return Decision(DecisionKind.FAULT, "", "the network gave no finite number")
     if taxonomy.material(p.label).hazard:
-        return Decision("hazard", p.label, f"{p.label} at {p.confidence:.2f}")
+        return Decision(DecisionKind.HAZARD, p.label, f"{p.label} at {p.confidence:.2f}")
     if p.unknown_score > policy.max_unknown_score:
-        return Decision("unknown", "", f"unknown score {p.unknown_score:.3f} above {policy.max_unknown_score:.3f}")
+        return Decision(
+            DecisionKind.UNKNOWN,
+            "",
+            f"unknown score {p.unknown_score:.3f} above {policy.max_unknown_score:.3f}",
+        )
     needed = policy.min_confidence.get(p.label, 1.0)
     if p.confidence < needed:
-        return Decision("unsure", p.label, f"{p.label} at {p.confidence:.2f}, {needed:.2f} needed")
-    return Decision("known", p.label, f"{p.label} at {p.confidence:.2f}")
+        return Decision(
+            DecisionKind.UNSURE, p.label, f"{p.label} at {p.confidence:.2f}, {needed:.2f} needed"
+        )
+    return Decision(DecisionKind.KNOWN, p.label, f"{p.label} at {p.confidence:.2f}")

@@ -2,8 +2,8 @@
 
     BinsightError
     ├── ConfigError    a YAML file, a command-line value or a rule book is wrong
-    ├── ImageError     a picture is missing, truncated, too large or not a picture
-    ├── DatasetError   a folder or an index of pictures cannot be used
+    ├── ImageError     an image is missing, truncated, too large or not an image
+    ├── DatasetError   a folder or an index of images cannot be used
     ├── BundleError    a model bundle is corrupt, contradicts itself or is of an unknown schema
     ├── CameraError    a camera cannot be opened or gave no frame
     ├── ActuatorError  a lid cannot be used or did not move
@@ -11,8 +11,8 @@
     ├── UplinkError    the hub could not be reached or did not take a batch
     └── StorageError   an outbox or a lake cannot be opened, read or written
 
-Each message names the file or key at fault and what to do about it. The command line prints it and exits with 2;
-any other exception is a defect and keeps its traceback.
+Each message names the file or key at fault and what to do about it. The command line prints it and
+exits with 2; any other exception is a defect and keeps its traceback.
 """
 
 
@@ -25,11 +25,11 @@ class ConfigError(BinsightError):
 
 
 class ImageError(BinsightError):
-    """A picture cannot be read."""
+    """An image cannot be read."""
 
 
 class DatasetError(BinsightError):
-    """A set of pictures cannot be used."""
+    """A set of images cannot be used."""
 
 
 class BundleError(BinsightError):

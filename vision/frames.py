@@ -13,13 +13,13 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One picture from a camera.
+    """One image from a camera.
 
     Attributes:
         pixels_hwc: uint8, height x width x 3, BGR (OpenCV's order), 0..255.
         sequence: counts up by one for each frame the camera produced, seen or not.
         monotonic_ms: when it was taken, on the bin's monotonic clock.
-        source: name of the picture or device, for people and logs.
+        source: name of the image or device, for people and logs.
     """
 
     pixels_hwc: Pixels
@@ -39,7 +39,7 @@ class Camera(Protocol):
         """
 
     def restart(self) -> None:
-        """Open the device anew, in the background: it sends pictures that cannot be true."""
+        """Open the device again, in the background: it sends images that cannot be true."""
 
     def close(self) -> None:
         """Release the device. Closing twice is harmless."""

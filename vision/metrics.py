@@ -1,4 +1,7 @@
-"""Figures of merit of a classifier, in numpy. Each takes arrays and returns values; nothing is printed or stored."""
+"""Figures of merit of a classifier, in numpy.
+
+Each takes arrays and returns values; nothing is printed or stored.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ def accuracy(matrix_kk: Ints) -> float:
 def recall_per_label(matrix_kk: Ints) -> Floats:
     """Return the share of each true label that was found; NaN where the label does not occur."""
     rows = matrix_kk.sum(axis=1).astype(np.float64)
-    shares: Floats = np.divide(np.diag(matrix_kk), rows, out=np.full(len(rows), np.nan), where=rows > 0)
+    shares: Floats = np.divide(
+        np.diag(matrix_kk), rows, out=np.full(len(rows), np.nan), where=rows > 0
+    )
     return shares
 
 
@@ -52,12 +57,18 @@ def calibration_error(confidence_n: Floats, correct_n: NDArray[np.bool_], bins: 
     """
     index = np.minimum((confidence_n * bins).astype(int), bins - 1)
     counts = np.bincount(index, minlength=bins)
-    gap = np.abs(np.bincount(index, confidence_n, bins) - np.bincount(index, correct_n.astype(np.float64), bins))
+    gap = np.abs(
+        np.bincount(index, confidence_n, bins)
+        - np.bincount(index, correct_n.astype(np.float64), bins)
+    )
     return float(gap.sum() / counts.sum()) if counts.sum() else float("nan")
 
 
 def risk_coverage(confidence_n: Floats, correct_n: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Return (coverage, risk): error share among the most confident part, for every size of that part."""
+    """Return (coverage, risk).
+
+    Error share among the most confident part, for every size of that part.
+    """
     order = np.argsort(-confidence_n, kind="stable")
     taken = np.arange(1, len(order) + 1, dtype=np.float64)
     return taken / max(len(order), 1), np.cumsum(~correct_n[order]) / taken
@@ -81,12 +92,16 @@ def fpr_at_recall(score_n: Floats, positive_n: NDArray[np.bool_], recall: float 
 
 def auroc(score_n: Floats, positive_n: NDArray[np.bool_]) -> float:
     """Return the chance that a positive scores above a negative, ties counting half; NaN if one side is empty."""
-    positives, negatives = int(positive_n.sum()), int((~positive_n).sum())
+    positives = int(positive_n.sum())
+    negatives = int((~positive_n).sum())
     if not positives or not negatives:
         return float("nan")
     _, inverse, counts = np.unique(score_n, return_inverse=True, return_counts=True)
     mean_rank = np.cumsum(counts) - (counts - 1) / 2.0
-    return float((mean_rank[inverse][positive_n].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(
+        (mean_rank[inverse][positive_n].sum() - positives * (positives + 1) / 2)
+        / (positives * negatives)
+    )
 
 
 def group_bootstrap(
@@ -94,7 +109,8 @@ def group_bootstrap(
 ) -> tuple[float, float]:
     """Return a 95 % percentile interval of a statistic, resampling whole groups.
 
-    Pictures of the same object are not independent; resampling them one by one gives intervals that are too narrow.
+    Images of the same object are not independent; resampling them one by one gives intervals that
+    are too narrow.
 
     Args:
         groups: the group of each sample.
@@ -104,7 +120,9 @@ def group_bootstrap(
     members = [np.flatnonzero(inverse == g) for g in range(inverse.max() + 1)]
     rng = np.random.default_rng(seed)
     values = [
-        statistic(np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))]))
+        statistic(
+            np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
+        )
         for _ in range(repeats)
     ]
     low, high = np.nanpercentile(values, [2.5, 97.5])

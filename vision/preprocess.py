@@ -1,12 +1,15 @@
-"""The one pixel path of training, calibration, evaluation and bin: BGR frame in, uint8 network input out.
+"""The one pixel path of training, calibration, evaluation and bin.
 
-Scaling to 0..1, mean and standard deviation are not here: they are folded into the graph of the bundle, so that a bin
-cannot get them wrong.
+BGR frame in, uint8 network input out.
+
+Scaling to 0..1, mean and standard deviation are not here: they are folded into the graph of the
+bundle, so that a bin cannot get them wrong.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 import cv2
@@ -15,7 +18,12 @@ import numpy as np
 from vision.errors import BundleError
 from vision.frames import Pixels
 
-FITS = ("stretch", "crop")
+
+class Fit(StrEnum):
+    """How a frame of another aspect ratio becomes the network's square."""
+
+    STRETCH = "stretch"
+    CROP = "crop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +32,24 @@ class PreprocessSpec:
 
     Attributes:
         width_px, height_px: size of the network input.
-        fit: "stretch" keeps the whole frame and gives up its aspect ratio; "crop" keeps the aspect ratio and cuts
-            the centre.
+        fit: "stretch" keeps the whole frame and gives up its aspect ratio; "crop" keeps the aspect
+            ratio and cuts the centre.
         colour_order: "rgb" or "bgr", the order of the network's channels.
     """
 
     width_px: int
     height_px: int
-    fit: str
+    fit: Fit
     colour_order: str
 
     def __post_init__(self) -> None:
         if not (8 <= self.width_px <= 2048 and 8 <= self.height_px <= 2048):
-            raise BundleError(f"preprocess size {self.width_px}x{self.height_px} is outside 8..2048 px")
-        if self.fit not in FITS:
-            raise BundleError(f"preprocess.fit is {self.fit!r}; known: {', '.join(FITS)}")
+            raise BundleError(
+                f"preprocess size {self.width_px}x{self.height_px} is outside 8..2048 px"
+            )
+        if self.fit not in list(Fit):
+            raise BundleError(f"preprocess.fit is {self.fit!r}; known: {', '.join(Fit)}")
+        object.__setattr__(self, "fit", Fit(self.fit))  # a manifest and a test write it as text
         if self.colour_order not in ("rgb", "bgr"):
             raise BundleError(f"preprocess.colour_order is {self.colour_order!r}; known: rgb, bgr")
 
@@ -50,7 +61,8 @@ class PreprocessSpec:
 def preprocess(pixels_hwc: Pixels, spec: PreprocessSpec) -> Pixels:
     """Resize and reorder one frame for the network.
 
-    Halves the picture with an area filter while it is at least twice too large, then resizes bilinearly: no aliasing,
+    Halves the image with an area filter while it is at least twice too large, then resizes
+    bilinearly: no aliasing,
     at a sixth of the time of a single area resize to a size that does not divide the frame.
 
     Args:
@@ -61,13 +73,17 @@ def preprocess(pixels_hwc: Pixels, spec: PreprocessSpec) -> Pixels:
         uint8, 1 x height_px x width_px x 3, in `spec.colour_order`, contiguous.
     """
     image = pixels_hwc
-    if spec.fit == "crop":
+    if spec.fit is Fit.CROP:
         image = centre_crop(image, spec.width_px / spec.height_px)
     height, width = image.shape[:2]
     while width >= 2 * spec.width_px and height >= 2 * spec.height_px:
-        height, width = height // 2, width // 2
-        # An odd last row or column is dropped: the fast path of the area filter needs a factor of exactly two.
-        image = cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+        height = height // 2
+        width = width // 2
+        # An odd last row or column is dropped: the fast path of the area filter needs a factor of
+        # exactly two.
+        image = cv2.resize(
+            image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA
+        )
     if (width, height) != (spec.width_px, spec.height_px):
         image = cv2.resize(image, (spec.width_px, spec.height_px), interpolation=cv2.INTER_LINEAR)
     if spec.colour_order == "rgb":
@@ -76,9 +92,13 @@ def preprocess(pixels_hwc: Pixels, spec: PreprocessSpec) -> Pixels:
 
 
 def centre_crop(image: Pixels, aspect: float) -> Pixels:
-    """Return the largest centred part whose width is `aspect` times its height: a view, not a copy."""
+    """Return the largest centred part whose width is `aspect` times its height.
+
+    A view, not a copy.
+    """
     height, width = image.shape[:2]
     crop_w = min(width, max(1, round(height * aspect)))
     crop_h = min(height, max(1, round(width / aspect)))
-    top, left = (height - crop_h) // 2, (width - crop_w) // 2
+    top = (height - crop_h) // 2
+    left = (width - crop_w) // 2
     return image[top : top + crop_h, left : left + crop_w]

@@ -1,7 +1,9 @@
-"""Labels: what an item is made of. Global and ordered; a taxonomy is superseded by a new one, never edited.
+"""Labels: what an item is made of.
 
-Where an item goes (its stream) is local law and lives in a rule book, not here. A label never comes from the name of
-a folder: a dataset reader maps folder names to labels through an explicit map.
+Global and ordered; a taxonomy is superseded by a new one, never edited.
+
+Where an item goes (its stream) is local law and lives in a rule book, not here. A label never comes
+from the name of a folder: a dataset reader maps folder names to labels through an explicit map.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ class Material:
         id: position in the taxonomy, from 0.
         label: stable lower-case key, used in files, events and rule books.
         name: English name for people.
-        low_code: closest code of the EU List of Waste, chapter 20 (separately collected municipal fractions).
-            Source: Commission Decision 2000/532/EC, annex, as amended by 2014/955/EU.
+        low_code: closest code of the EU List of Waste, chapter 20 (separately collected municipal
+            fractions). Source: Commission Decision 2000/532/EC, annex, as amended by 2014/955/EU.
         hazard: True if an item of this label must never enter a compactor.
     """
 
@@ -56,15 +58,18 @@ class Taxonomy:
         raise KeyError(label)
 
     def ordered(self, labels: Iterable[str]) -> tuple[str, ...]:
-        """Return the distinct labels in taxonomy order: the logit order of a model that knows just these.
+        """Return the distinct labels in taxonomy order.
+
+        The logit order of a model that knows just these.
 
         Raises:
             DatasetError: a label is not part of this taxonomy.
         """
         wanted = set(labels)
-        if foreign := sorted(wanted - set(self.labels)):
+        if unknown := sorted(wanted - set(self.labels)):
             raise DatasetError(
-                f"labels not in taxonomy {self.id}: {', '.join(foreign)}; known: {', '.join(self.labels)}"
+                f"labels not in taxonomy {self.id}: {', '.join(unknown)}; known: "
+                f"{', '.join(self.labels)}"
             )
         return tuple(label for label in self.labels if label in wanted)
 

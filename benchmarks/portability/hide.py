@@ -1,19 +1,30 @@
-"""Put an undefined instruction in the place of every CPUID of some libraries: hide.py LIBRARY.so... See hide.c."""
+"""Put an undefined instruction in the place of every CPUID of some libraries.
+
+Hide.py LIBRARY.so... See hide.c.
+"""
 
 import subprocess
 import sys
 from pathlib import Path
 
-CPUID, UNDEFINED = b"\x0f\xa2", b"\x0f\x0b"
+CPUID = b"\x0f\xa2"
+UNDEFINED = b"\x0f\x0b"
 
 
 def main() -> None:
     """Change the files in place."""
     for name in sys.argv[1:]:
-        sections = subprocess.run(["objdump", "-h", name], capture_output=True, text=True, check=True).stdout
-        _, _, _, address, _, offset, *_ = next(line.split() for line in sections.splitlines() if " .text " in line)
+        sections = subprocess.run(
+            ["objdump", "-h", name], capture_output=True, text=True, check=True
+        ).stdout
+        _, _, _, address, _, offset, *_ = next(
+            line.split() for line in sections.splitlines() if " .text " in line
+        )
         code = subprocess.run(
-            ["objdump", "-d", "-j", ".text", "--no-show-raw-insn", name], capture_output=True, text=True, check=True
+            ["objdump", "-d", "-j", ".text", "--no-show-raw-insn", name],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         data = bytearray(Path(name).read_bytes())
         found = [int(line.partition(":")[0], 16) for line in code.splitlines() if "\tcpuid" in line]

@@ -1,6 +1,8 @@
-"""Run one graph over prepared pictures with whatever onnxruntime and processor are here, and keep what comes out.
+"""Run one graph over prepared images with whatever onnxruntime and processor are here.
 
-python outputs.py MODEL.onnx PICTURES.npy OUT.npz kernels|exact
+And keep what comes out.
+
+python outputs.py MODEL.onnx IMAGES.npy OUT.npz kernels|exact
 "exact" is without graph optimisation: int8 is then computed in float, which no processor saturates.
 """
 
@@ -11,15 +13,17 @@ import time
 import numpy as np
 import onnxruntime
 
-model, pictures, out, how = sys.argv[1:5]
+model, images, out, how = sys.argv[1:5]
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
 options.log_severity_level = 3
 if how == "exact":
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-logits, embeddings, times = [], [], []
-for x in np.load(pictures):
+logits = []
+embeddings = []
+times = []
+for x in np.load(images):
     started = time.monotonic()
     row, embedding = session.run(["logits", "embedding"], {"pixels": x[None]})
     times.append(1000 * (time.monotonic() - started))

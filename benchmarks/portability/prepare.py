@@ -1,4 +1,4 @@
-"""Write val pictures as the bin would see them: prepare.py FOLDER COUNT."""
+"""Write val images as the bin would see them: prepare.py FOLDER COUNT."""
 
 import shutil
 import sys
@@ -13,13 +13,15 @@ from vision.preprocess import preprocess
 
 
 def main() -> None:
-    """Arguments: folder to write to, number of pictures, drawn evenly over TrashNet's val."""
-    work, count = Path(sys.argv[1]), int(sys.argv[2])
+    """Arguments: folder to write to, number of images, drawn evenly over TrashNet's val."""
+    work = Path(sys.argv[1])
+    count = int(sys.argv[2])
     manifest = read_manifest(INT8_BUNDLE)
     samples = open_dataset(Path("../shared/data/trashnet")).select("val").samples
     chosen = [samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, count).astype(int))]
     np.save(
-        work / "pictures.npy", np.concatenate([preprocess(read_image(s.path), manifest.preprocess) for s in chosen])
+        work / "images.npy",
+        np.concatenate([preprocess(read_image(s.path), manifest.preprocess) for s in chosen]),
     )
     np.save(work / "truth.npy", np.array([manifest.labels.index(s.label) for s in chosen]))
     shutil.copy(INT8_BUNDLE, work / "int8.onnx")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Do the shipped bundles say the same on every processor? Each is compared with the exact computation.
-#   benchmarks/portability/run.sh [PICTURES] [ARM PICTURES]
+#   benchmarks/portability/run.sh [IMAGES] [ARM IMAGES]
 # x86 without VNNI (Haswell, Zen 3) and without AVX (Westmere): this processor's own instructions, with the later ones hidden from
 # onnxruntime (hide.c), so times count. ARM Cortex-A72 (Raspberry Pi 4) and A76 (Pi 5, with dot products): emulated, so they do not.
 # Needs Debian and root for apt; everything else goes to runs/portability. The exit status says whether all agree.
@@ -36,18 +36,18 @@ if [ ! -f "$work/hide.so" ] || [ "$here/hide.c" -nt "$work/hide.so" ]; then
 fi
 export OPENBLAS_NUM_THREADS=1
 "$python" -m benchmarks.portability.prepare "$work" "$count"
-"$python" -c "import numpy as np; np.save('$work/arm.npy', np.load('$work/pictures.npy')[:$arm_count])"
+"$python" -c "import numpy as np; np.save('$work/arm.npy', np.load('$work/images.npy')[:$arm_count])"
 for graph in int8 float; do
-  run() { # NAME PICTURES HOW COMMAND...
-    local name=$1 pictures=$2 how=$3
+  run() { # NAME IMAGES HOW COMMAND...
+    local name=$1 images=$2 how=$3
     shift 3
-    "$@" "$here/outputs.py" "$work/$graph.onnx" "$work/$pictures.npy" "$work/$graph-$name.npz" "$how"
+    "$@" "$here/outputs.py" "$work/$graph.onnx" "$work/$images.npy" "$work/$graph-$name.npz" "$how"
   }
-  run exact pictures exact "$python"
-  run here pictures kernels "$python"
+  run exact images exact "$python"
+  run here images kernels "$python"
   if [ "$(uname -m)" = x86_64 ]; then
     for hide in vnni avx; do
-      run "x86 without $hide" pictures kernels env BINSIGHT_HIDE=$hide LD_PRELOAD="$work/hide.so" PYTHONPATH="$work/hidden" "$python"
+      run "x86 without $hide" images kernels env BINSIGHT_HIDE=$hide LD_PRELOAD="$work/hide.so" PYTHONPATH="$work/hidden" "$python"
     done
   fi
   for cpu in cortex-a72 cortex-a76; do

@@ -15,7 +15,9 @@ EDGE_IMPORT_MAX_TIMES = 2.0
 
 
 def _python(code: str, executable: str = sys.executable, cwd: Path = ROOT) -> str:
-    done = subprocess.run([executable, "-c", code], capture_output=True, text=True, cwd=cwd, check=False)
+    done = subprocess.run(
+        [executable, "-c", code], capture_output=True, text=True, cwd=cwd, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -52,7 +54,9 @@ def test_edge_never_loads_torch_ray_or_pyarrow() -> None:
 
 def _pythons() -> list[str]:
     """Return this Python, and each other one that the project is for and this machine has."""
-    fits = "import sys, ensurepip, venv; v = sys.version_info[:2]; print((3, 11) <= v <= (3, 13), *v)"
+    fits = (
+        "import sys, ensurepip, venv; v = sys.version_info[:2]; print((3, 11) <= v <= (3, 13), *v)"
+    )
     found = {sys.version_info[:2]: sys.executable}
     for name in ("python3.11", "python3.12", "python3.13", "python3"):
         if (path := shutil.which(name)) is None:
@@ -68,10 +72,22 @@ def _pythons() -> list[str]:
 def bare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with the edge extra and nothing else, installed from a copy as a user would."""
     folder = tmp_path_factory.mktemp("bare")
-    subprocess.run([request.param, "-m", "venv", str(folder / "venv")], check=True, capture_output=True)
-    pip = [str(folder / "venv" / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run(
+        [request.param, "-m", "venv", str(folder / "venv")], check=True, capture_output=True
+    )
+    pip = [
+        str(folder / "venv" / "bin" / "python"),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+    ]
     done = subprocess.run(
-        [*pip, "-c", str(ROOT / "constraints.txt"), f"{ROOT}[edge]"], capture_output=True, text=True, check=False
+        [*pip, "-c", str(ROOT / "constraints.txt"), f"{ROOT}[edge]"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "venv"
@@ -81,16 +97,22 @@ def test_bare_edge_install_is_small_and_starts_fast(bare: Path) -> None:
     site = next((bare / "lib").glob("python3*/site-packages"))
     packages = {p.name.partition("-")[0].lower() for p in site.glob("*.dist-info")}
     assert not packages & {"torch", "ray", "pyarrow", "duckdb", "onnx"}
-    size_mb = sum(f.stat().st_size for f in bare.rglob("*") if f.is_file() and not f.is_symlink()) / 1e6
+    size_mb = (
+        sum(f.stat().st_size for f in bare.rglob("*") if f.is_file() and not f.is_symlink()) / 1e6
+    )
     assert size_mb < EDGE_MAX_MB
 
     def import_s(modules: str) -> float:
         code = f"import time; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t)"
         return min(float(_python(code, str(bare / "bin" / "python"), bare)) for _ in range(3))
 
-    libraries, own = import_s("apsw, cv2, httpx2, onnxruntime, pydantic, yaml"), import_s("edge_runtime.app")
+    libraries = import_s("apsw, cv2, httpx2, onnxruntime, pydantic, yaml")
+    own = import_s("edge_runtime.app")
     assert own < EDGE_IMPORT_MAX_TIMES * libraries
-    print(f"bare edge install: {size_mb:.0f} MB, import {own:.2f} s, of its libraries alone {libraries:.2f} s")
+    print(
+        f"bare edge install: {size_mb:.0f} MB, import {own:.2f} s, of its libraries alone "
+        f"{libraries:.2f} s"
+    )
 
 
 def test_edge_works_in_the_bare_environment(bare: Path, tmp_path: Path) -> None:
@@ -107,7 +129,14 @@ def test_edge_works_in_the_bare_environment(bare: Path, tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert set(json.loads(done.stdout)) == {"path", "label", "confidence", "unknown_score", "decision", "probabilities"}
+    assert set(json.loads(done.stdout)) == {
+        "path",
+        "label",
+        "confidence",
+        "unknown_score",
+        "decision",
+        "probabilities",
+    }
     run = [
         binsight,
         "edge",
@@ -119,8 +148,13 @@ def test_edge_works_in_the_bare_environment(bare: Path, tmp_path: Path) -> None:
         "--set",
         "camera.fps=0",
     ]
-    assert "3 items" in subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    missing = subprocess.run([binsight, "train"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (
+        "3 items"
+        in subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    )
+    missing = subprocess.run(
+        [binsight, "train"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert missing.returncode == 2
     assert "pip install 'binsight[train]'" in missing.stderr
 
@@ -129,9 +163,20 @@ def test_edge_tests_pass_in_the_bare_environment(bare: Path, tmp_path: Path) -> 
     # pytest and PyYAML's tests live outside the measured environment.
     extra = tmp_path / "pytest"
     python = str(bare / "bin" / "python")
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--target", str(extra)]
+    pip = [
+        python,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "--target",
+        str(extra),
+    ]
     subprocess.run(
-        [*pip, "-c", str(ROOT / "constraints.txt"), "pytest", "pytest-timeout"], check=True, capture_output=True
+        [*pip, "-c", str(ROOT / "constraints.txt"), "pytest", "pytest-timeout"],
+        check=True,
+        capture_output=True,
     )
     done = subprocess.run(
         [python, "-m", "pytest", "tests/unit/edge_runtime", "-p", "no:cacheprovider"],

@@ -17,7 +17,7 @@ VAL_ACCURACY = 0.90
 
 
 @pytest.mark.shared_data
-def test_classify_and_evaluate_agree_on_every_val_picture(shared: Path, shipped: Path) -> None:
+def test_classify_and_evaluate_agree_on_every_val_image(shared: Path, shipped: Path) -> None:
     val = open_dataset(shared / "data" / "trashnet").select("val")
     result = evaluate(shipped, val)
     rows = list(classify_paths([s.path for s in val.samples], shipped))
@@ -40,21 +40,40 @@ def test_evaluate_from_the_command_line_writes_what_it_prints(shared: Path, tmp_
         "--predictions",
         str(tmp_path / "p.jsonl"),
     ]
-    done = subprocess.run([sys.executable, "-m", "binsight", *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "binsight", *arguments], capture_output=True, text=True, check=True
+    )
     printed = json.loads(done.stdout)
-    assert printed["pictures"] == 328
+    assert printed["images"] == 328
     assert json.loads((tmp_path / "evaluation.json").read_text())["accuracy"] == printed["accuracy"]
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
-    assert sum(row["truth"] == row["label"] for row in lines) / 328 == pytest.approx(printed["accuracy"])
+    assert sum(row["truth"] == row["label"] for row in lines) / 328 == pytest.approx(
+        printed["accuracy"]
+    )
     assert "<figure>" in (tmp_path / "evaluation.html").read_text()
 
 
 @pytest.mark.shared_data
-def test_pictures_of_another_place_can_be_measured_through_a_label_map(shared: Path, tmp_path: Path) -> None:
+def test_images_of_another_place_can_be_measured_through_a_label_map(
+    shared: Path, tmp_path: Path
+) -> None:
     labels = ("cardboard", "glass", "metal", "paper", "plastic")
     (tmp_path / "map.json").write_text(json.dumps({label: label for label in labels}))
-    arguments = ["evaluate", "--data", str(shared / "data" / "realwaste_nc"), "--label-map", str(tmp_path / "map.json")]
-    done = subprocess.run([sys.executable, "-m", "binsight", *arguments], capture_output=True, text=True, check=True)
+    arguments = [
+        "evaluate",
+        "--data",
+        str(shared / "data" / "realwaste_nc"),
+        "--label-map",
+        str(tmp_path / "map.json"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "binsight", *arguments], capture_output=True, text=True, check=True
+    )
     figures = json.loads(done.stdout)
-    assert set(figures["left_out"]) == {"food_organics", "miscellaneous_trash", "textile_trash", "vegetation"}
+    assert set(figures["left_out"]) == {
+        "food_organics",
+        "miscellaneous_trash",
+        "textile_trash",
+        "vegetation",
+    }
     assert 0.2 < figures["accuracy"] < 0.9

@@ -23,7 +23,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @pytest.mark.shared_data
 def test_demo_on_real_photographs_adds_up(shared: Path, tmp_path: Path) -> None:
-    photographs = tmp_path / "photographs"  # every third of TrashNet's: a slow machine trains on all for ten minutes
+    photographs = (
+        tmp_path / "photographs"
+    )  # every third of TrashNet's: a slow machine trains on all for ten minutes
     photographs.mkdir()
     rows = [
         f"{os.path.relpath(s.path, photographs)},{s.label},{s.split},{s.group}"
@@ -41,14 +43,20 @@ def test_demo_on_real_photographs_adds_up(shared: Path, tmp_path: Path) -> None:
         str(tmp_path / "demo"),
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "binsight", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "binsight", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "was killed (SIGKILL) while item" in done.stdout
     assert "120 items dropped in, 120 in the statistics, 0 twice" in done.stdout
     assert "it adds up" in done.stdout
     ledgers = sorted((tmp_path / "demo" / "bins").glob("bin-*/truth.jsonl"))
-    assert [sum(line.what == "cleared" for line in read_ledger(path)) for path in ledgers] == [12] * 10
+    assert [sum(line.what == "cleared" for line in read_ledger(path)) for path in ledgers] == [
+        12
+    ] * 10
     assert (tmp_path / "demo" / "run" / "report.html").is_file()
     right = re.search(r"label right: (\d+)", done.stdout)
     assert right is not None
@@ -64,19 +72,43 @@ def test_demo_notices_what_does_not_add_up(tmp_path: Path) -> None:
     from vision.events import Batch, ItemEvent
 
     event = ItemEvent(
-        0, 0, "", False, "", "", "", "glass", 1.0, 1.0, "paper", 0.0, "known", "glass", "", "moved", *[0.0] * 5
+        0,
+        0,
+        "",
+        False,
+        "",
+        "",
+        "",
+        "glass",
+        1.0,
+        1.0,
+        "paper",
+        0.0,
+        "known",
+        "glass",
+        "",
+        "moved",
+        *[0.0] * 5,
     )
-    Ingest(Lake(tmp_path / "lake"), lambda: 1, 0, 100).commit([Batch("o", "bin-01", 0, ((1, event), (2, event)))])
+    Ingest(Lake(tmp_path / "lake"), lambda: 1, 0, 100).commit(
+        [Batch("o", "bin-01", 0, ((1, event), (2, event)))]
+    )
     aggregate(HubConfig(lake=tmp_path / "lake"), "local")
     member = _Bin("bin-01", tmp_path / "x.yaml", tmp_path / "bin-01")
     member.state.mkdir()
     for dropped, good in ((2, True), (3, False), (1, False)):
         lines = [
-            {"index": i, "label": "glass", "what": what} for i in range(dropped) for what in ("dropped", "cleared")
+            {"index": i, "label": "glass", "what": what}
+            for i in range(dropped)
+            for what in ("dropped", "cleared")
         ]
-        (member.state / "truth.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (member.state / "truth.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines)
+        )
         assert _check([member], tmp_path, dropped, "bin-01 was killed") is good
-    assert not _check([member], tmp_path, 1, "")  # and a demo in which nothing was killed shows nothing
+    assert not _check(
+        [member], tmp_path, 1, ""
+    )  # and a demo in which nothing was killed shows nothing
 
 
 def test_demo_does_not_delete_what_is_not_its_own(tmp_path: Path) -> None:
@@ -98,7 +130,17 @@ def hub_with_statistics(tmp_path: Path) -> Iterator[str]:
     from cluster.config import HubConfig
 
     hub = subprocess.Popen(
-        [sys.executable, "-m", "binsight", "hub", "serve", "--set", f"lake={tmp_path / 'lake'}", "--set", "port=0"],
+        [
+            sys.executable,
+            "-m",
+            "binsight",
+            "hub",
+            "serve",
+            "--set",
+            f"lake={tmp_path / 'lake'}",
+            "--set",
+            "port=0",
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -137,7 +179,10 @@ def hub_with_statistics(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def behind_a_path(hub_with_statistics: str) -> Iterator[str]:
-    """The hub as a city's proxy shows it: at /binsight of another address, and nothing at its root."""
+    """The hub as a city's proxy shows it.
+
+    At /binsight of another address, and nothing at its root.
+    """
 
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -146,7 +191,8 @@ def behind_a_path(hub_with_statistics: str) -> Iterator[str]:
                 self.send_error(404)
                 return
             with urllib.request.urlopen(hub_with_statistics + inside) as answer:
-                body, kind = answer.read(), answer.headers["Content-Type"]
+                body = answer.read()
+                kind = answer.headers["Content-Type"]
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.end_headers()
@@ -174,7 +220,10 @@ def test_page_shows_the_statistics_in_a_real_browser_behind_a_path_too(
         page = browser.new_page(viewport={"width": 1280, "height": 1100})
         troubles: list[str] = []
         page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: troubles.append(message.text) if message.type == "error" else None,
+        )
         page.goto(hub_with_statistics)
         page.wait_for_selector("#bins tbody tr")
         assert page.inner_text("#items") == "45"
@@ -197,7 +246,9 @@ def test_page_shows_the_statistics_in_a_real_browser_behind_a_path_too(
         page.route("**/v1/statistics?by=stream", without_residual)
         page.reload()
         page.wait_for_selector("#bins tbody tr")
-        assert page.inner_text("#diverted") == "–"  # where the law knows no mixed waste, nothing is kept out of it
+        assert (
+            page.inner_text("#diverted") == "–"
+        )  # where the law knows no mixed waste, nothing is kept out of it
         page.unroute("**/v1/statistics?by=stream")
         for address in (behind_a_path, behind_a_path + "/"):
             page.goto(address)

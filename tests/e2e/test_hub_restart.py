@@ -23,21 +23,50 @@ DEADLINE_S = 60
 
 
 def _start_hub(lake: Path, port: int = 0) -> tuple[subprocess.Popen[str], str]:
-    arguments = ["hub", "serve", "--set", f"lake={lake}", "--set", f"port={port}", "--set", "commit_interval_s=0.1"]
-    hub = subprocess.Popen([sys.executable, "-m", "binsight", *arguments], stdout=subprocess.PIPE, text=True)
+    arguments = [
+        "hub",
+        "serve",
+        "--set",
+        f"lake={lake}",
+        "--set",
+        f"port={port}",
+        "--set",
+        "commit_interval_s=0.1",
+    ]
+    hub = subprocess.Popen(
+        [sys.executable, "-m", "binsight", *arguments], stdout=subprocess.PIPE, text=True
+    )
     assert hub.stdout is not None
     return hub, hub.stdout.readline().removeprefix("hub: ").strip()
 
 
 def _start_bin(state: Path, url: str, items: int, fps: float = 20) -> subprocess.Popen[str]:
     document = {
-        "bin_id": "bin-1", "state": str(state), "threads": 1,
+        "bin_id": "bin-1",
+        "state": str(state),
+        "threads": 1,
         "camera": {"width_px": 160, "height_px": 120, "fps": fps, "items": items},
-        "uplink": {"url": url, "batch_events": 3, "interval_s": 0.1, "timeout_s": 2, "backoff_max_s": 0.5},
-    }  # fmt: skip
+        "uplink": {
+            "url": url,
+            "batch_events": 3,
+            "interval_s": 0.1,
+            "timeout_s": 2,
+            "backoff_max_s": 0.5,
+        },
+    }
     config = state.with_suffix(".yaml")
     config.write_text(json.dumps(document))
-    arguments = [sys.executable, "-m", "binsight", "edge", "run", "--config", str(config), "--drain-s", "20"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "binsight",
+        "edge",
+        "run",
+        "--config",
+        str(config),
+        "--drain-s",
+        "20",
+    ]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
@@ -60,14 +89,18 @@ def _check_exactly_once(lake_path: Path, state: Path, items: int) -> None:
     truth = read_ledger(state / "truth.jsonl")
     assert [line.what for line in truth] == ["dropped", "cleared"] * items
     rows = stats.bins(lake)
-    assert [(r["events"], r["max_seq"], r["missing"], r["dropped"]) for r in rows] == [(items, items, 0, 0)]
-    assert stats.doubles(lake) == 0
+    assert [(r["events"], r["max_seq"], r["missing"], r["dropped"]) for r in rows] == [
+        (items, items, 0, 0)
+    ]
+    assert stats.duplicates(lake) == 0
     with Outbox(state / "outbox.sqlite", "bin-1") as outbox:
         assert (outbox.depth(), outbox.quarantined()) == (0, 0)
 
 
-def test_hub_killed_in_the_middle_of_batches_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    lake, state, items = tmp_path / "lake", tmp_path / "bin", 20
+def test_hub_killed_in_the_middle_of_batches_loses_and_duplicates_nothing(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    state = tmp_path / "bin"
+    items = 20
     port = _free_port()
     hub, url = _start_hub(lake, port)
     device = _start_bin(state, url, items)
@@ -81,7 +114,10 @@ def test_hub_killed_in_the_middle_of_batches_loses_and_doubles_nothing(tmp_path:
             hub.kill()
             hub.wait()
             kills += 1
-            _wait_until("an event waits in the bin", lambda: _waiting(state) > 0 or device.poll() is not None)
+            _wait_until(
+                "an event waits in the bin",
+                lambda: _waiting(state) > 0 or device.poll() is not None,
+            )
             hub, _ = _start_hub(lake, port)
         out, _ = device.communicate(timeout=DEADLINE_S)
     finally:
@@ -95,7 +131,9 @@ def test_hub_killed_in_the_middle_of_batches_loses_and_doubles_nothing(tmp_path:
 
 
 def test_hub_that_is_down_from_the_start_costs_nothing(tmp_path: Path) -> None:
-    lake, state, port = tmp_path / "lake", tmp_path / "bin", _free_port()
+    lake = tmp_path / "lake"
+    state = tmp_path / "bin"
+    port = _free_port()
     device = _start_bin(state, f"http://127.0.0.1:{port}", 5, fps=0)
     _wait_until("all items are served", lambda: len(read_ledger(state / "truth.jsonl")) == 10)
     hub, _ = _start_hub(lake, port)
@@ -108,8 +146,11 @@ def test_hub_that_is_down_from_the_start_costs_nothing(tmp_path: Path) -> None:
     _check_exactly_once(lake, state, 5)
 
 
-def test_a_line_that_is_cut_after_the_hub_stored_and_before_it_answered_doubles_nothing(tmp_path: Path) -> None:
-    lake, state = tmp_path / "lake", tmp_path / "bin"
+def test_a_line_that_is_cut_after_the_hub_stored_and_before_it_answered_duplicates_nothing(
+    tmp_path: Path,
+) -> None:
+    lake = tmp_path / "lake"
+    state = tmp_path / "bin"
     hub, url = _start_hub(lake)
     proxy = _CuttingProxy(int(url.rsplit(":", 1)[1]), cut_first=4)
     device = _start_bin(state, f"http://127.0.0.1:{proxy.port}", 8)
@@ -128,7 +169,7 @@ def test_a_line_that_is_cut_after_the_hub_stored_and_before_it_answered_doubles_
 
 
 @pytest.mark.parametrize("instant", range(4))
-def test_a_bin_killed_at_any_instant_doubles_nothing_and_loses_at_most_the_item_in_hand(
+def test_a_bin_killed_at_any_instant_duplicates_nothing_and_loses_at_most_the_item_in_hand(
     tmp_path: Path, instant: int
 ) -> None:
     state = tmp_path / "bin"
@@ -146,8 +187,10 @@ def test_a_bin_killed_at_any_instant_doubles_nothing_and_loses_at_most_the_item_
     config = str(state.with_suffix(".yaml"))
     again = subprocess.run(
         [sys.executable, "-m", "binsight", "edge", "run", "--config", config, "--drain-s", "0"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     truth = read_ledger(state / "truth.jsonl")
     assert [line.what for line in truth] == ["dropped", "cleared"] * 7, again.stderr
     with Outbox(state / "outbox.sqlite", "bin-1") as outbox:
@@ -161,7 +204,9 @@ class _CuttingProxy:
     """Passes requests on and closes the bin's connection when the first answers come."""
 
     def __init__(self, target: int, cut_first: int) -> None:
-        self._target, self._left, self.cut = target, cut_first, 0
+        self._target = target
+        self._left = cut_first
+        self.cut = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._serve, daemon=True).start()
@@ -206,7 +251,11 @@ def _events(lake: Path) -> int:
     import duckdb
 
     files = Lake(lake).files("events")
-    row = duckdb.execute("SELECT count(*) FROM read_parquet(?)", [files]).fetchone() if files else None
+    row = (
+        duckdb.execute("SELECT count(*) FROM read_parquet(?)", [files]).fetchone()
+        if files
+        else None
+    )
     return int(row[0]) if row else 0
 
 

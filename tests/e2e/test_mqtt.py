@@ -13,7 +13,7 @@ from cluster.app import aggregate
 from cluster.config import HubConfig
 from cluster.ingest import Ingest
 from cluster.lake import Lake
-from cluster.mqtt import MqttDoor
+from cluster.mqtt import MqttConsumer
 from cluster.stats import bins
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import UplinkConfig
@@ -34,10 +34,10 @@ class Hub:
         self._thread.start()
         ingest = Ingest(Lake(lake), lambda: NOW_MS, 0.01, 10_000)
         self._task = asyncio.run_coroutine_threadsafe(ingest.run(), self._loop)
-        self._door = MqttDoor(broker, ingest, token, self._loop)
+        self._consumer = MqttConsumer(broker, ingest, token, self._loop)
 
     def close(self) -> None:
-        self._door.close()
+        self._consumer.close()
         self._task.cancel()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
@@ -59,7 +59,9 @@ def _drain(uplink: Uplink, outbox: Outbox, attempts: int) -> None:
             return
 
 
-def test_every_event_arrives_once_and_leaves_the_bin_only_then(tmp_path: Path, broker: str, outbox: Outbox) -> None:
+def test_every_event_arrives_once_and_leaves_the_bin_only_then(
+    tmp_path: Path, broker: str, outbox: Outbox
+) -> None:
     config = UplinkConfig(url=broker, batch_events=100, timeout_s=1.0, token="word")
     transport = MqttTransport(config, SystemClock())
     uplink = Uplink(outbox, transport, config, SystemClock())
@@ -75,14 +77,17 @@ def test_every_event_arrives_once_and_leaves_the_bin_only_then(tmp_path: Path, b
     assert outbox.depth() == 0
     aggregate(HubConfig(lake=tmp_path / "lake"), "local")
     rows = bins(Lake(tmp_path / "lake"))
-    assert [(r["bin_id"], r["events"], r["max_seq"], r["missing"]) for r in rows] == [("b", 250, 250, 0)]
+    assert [(r["bin_id"], r["events"], r["max_seq"], r["missing"]) for r in rows] == [
+        ("b", 250, 250, 0)
+    ]
 
 
 def test_a_wrong_key_over_mqtt_keeps_everything_and_raises_the_alarm(
     tmp_path: Path, broker: str, outbox: Outbox
 ) -> None:
     config = UplinkConfig(url=broker, timeout_s=3.0, token="wrong")
-    hub, transport = Hub(tmp_path / "lake", broker, "word"), MqttTransport(config, SystemClock())
+    hub = Hub(tmp_path / "lake", broker, "word")
+    transport = MqttTransport(config, SystemClock())
     uplink = Uplink(outbox, transport, config, SystemClock())
     try:
         _drain(uplink, outbox, 3)

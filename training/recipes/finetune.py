@@ -1,9 +1,11 @@
-"""Fine-tune a classifier on labelled pictures, from teachers' answers too if there are any. Read it top to bottom.
+"""Fine-tune a classifier on labelled images, from teachers' answers too if there are any.
 
-AdamW, warm-up and cosine decay, label smoothing, mixup and CutMix, items laid on other floors, a moving average of the
-weights. What each of them is worth: docs/training.md. What is kept is the moving average after the last epoch: no
-epoch is picked by its val figure, so the val figure stays honest.
-Does not export, quantise or judge: those are commands of their own.
+Read it top to bottom.
+
+AdamW, warm-up and cosine decay, label smoothing, mixup and CutMix, items laid on other floors, a
+moving average of the weights. What each of them is worth: docs/training.md. What is kept is the
+moving average after the last epoch: no epoch is picked by its val figure, so the val figure stays
+honest. Does not export, quantise or score: those are commands of their own.
 """
 
 from __future__ import annotations
@@ -43,11 +45,11 @@ from configs import load
 from training import checkpoint
 from training.config import RecipeConfig, TrainConfig
 from training.data import (
-    FOREIGN,
+    NO_LABEL,
+    BackgroundSwap,
     Batches,
-    Cutouts,
-    Pictures,
-    open_foreign_data,
+    Images,
+    open_outliers,
     open_training_data,
     repeats,
     stream,
@@ -55,15 +57,16 @@ from training.data import (
 from training.models import Classifier, build
 from training.teachers import Teachers
 from training.warmstart import warm_start
-from vision.bundle import write_atomically
 from vision.datasets import Dataset, Sample
 from vision.errors import ConfigError
+from vision.files import write_atomically
 from vision.frames import Pixels
 from vision.preprocess import PreprocessSpec, preprocess
 from vision.taxonomy import MATERIALS_1
 
-WARM_START_PICTURES = 128
-# A GPU's epoch may take a second, and a checkpoint of everything half of one: they are this far apart at least.
+WARM_START_IMAGES = 128
+# A GPU's epoch may take a second, and a checkpoint of everything half of one: they are this far
+# apart at least.
 CHECKPOINT_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
@@ -71,12 +74,17 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def no_denormals() -> Iterator[None]:
-    """Treat denormal numbers as zero: untrained weights make them, and they make a step 10 to 50 times slower."""
+    """Treat denormal numbers as zero.
+
+    Untrained weights make them, and they make a step 10 to 50 times slower.
+    """
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)  # it holds for the whole thread, and others count on such numbers
+        torch.set_flush_denormal(
+            False
+        )  # it holds for the whole thread, and others count on such numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,44 +118,56 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     if config.threads:
         torch.set_num_threads(config.threads)
     if config.recipe.batch_size < 2 * worker.count:
-        raise ConfigError(f"recipe.batch_size: {config.recipe.batch_size} leaves {worker.count} workers under two each")
-    Classifier(config.model.name, 1)  # a wrong name is said before pictures are rendered
-    cv2.setNumThreads(1)  # pictures are made beside torch, which has the cores
+        raise ConfigError(
+            f"recipe.batch_size: {config.recipe.batch_size} leaves {worker.count} workers under "
+            "two each"
+        )
+    Classifier(config.model.name, 1)  # a wrong name is said before images are rendered
+    cv2.setNumThreads(1)  # images are made beside torch, which has the cores
     device = _device(config)
     run = config.out
     document = _document(config)
     if worker.rank > 0:
-        torch.distributed.barrier()  # rank 0 renders what the simulator is asked for, the others read it
-    train, val = open_training_data(config.data, config.seed, run / "pictures")
+        # rank 0 renders what the simulator is asked for, the others read it
+        torch.distributed.barrier()
+    train, val = open_training_data(config.data, config.seed, run / "images")
     labels = MATERIALS_1.ordered(train.labels())
-    foreign = open_foreign_data(config.data, labels, "train", config.seed, run / "foreign")
+    outliers = open_outliers(config.data, labels, "train", config.seed, run / "outliers")
     if worker.rank == 0 and worker.count > 1:
         torch.distributed.barrier()
-    spec, recipe = config.model.preprocess(), config.recipe
+    spec = config.model.preprocess()
+    recipe = config.recipe
 
     torch.manual_seed(config.seed)
-    seen = train.samples + foreign.samples
-    pictures = Pictures(seen)
-    pictures.read_all()
+    seen = train.samples + outliers.samples
+    images = Images(seen)
+    images.read_all()
     val_x_nhwc = prepare(val.samples, spec)
     bf16 = device.type == "cuda" or bf16_is_fast() if recipe.bf16 == "auto" else recipe.bf16
     teachers = _load_teachers(config, labels, device)
     answer = Teachers(teachers, recipe.teacher_temperature, device, bf16) if teachers else None
     from_bundle = config.model.weights.endswith(".onnx")
     model = build(
-        config.model.name, len(labels), config.model.dropout, "scratch" if from_bundle else config.model.weights
+        config.model.name,
+        len(labels),
+        config.model.dropout,
+        "scratch" if from_bundle else config.model.weights,
     )
     if from_bundle:
-        some = range(0, len(train.samples), max(1, len(train.samples) // WARM_START_PICTURES))
-        x_some = torch.from_numpy(np.concatenate([preprocess(pictures[i], spec) for i in some]))
+        some = range(0, len(train.samples), max(1, len(train.samples) // WARM_START_IMAGES))
+        x_some = torch.from_numpy(np.concatenate([preprocess(images[i], spec) for i in some]))
         warm_start(model, labels, Path(config.model.weights), x_some)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    frozen = [module for stage in model.stages()[: recipe.freeze] for module in stage]
+    frozen = [module for stage in model.stages()[: recipe.freeze_stages] for module in stage]
     for module in frozen:
         module.requires_grad_(False)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+    average = AveragedModel(
+        model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
+    )
     optimizer = torch.optim.AdamW(
-        _parameter_groups(model, recipe), lr=recipe.learning_rate, fused=device.type == "cuda" or None
+        _parameter_groups(model, recipe),
+        lr=recipe.learning_rate,
+        fused=device.type == "cuda" or None,
     )
     loss_of = nn.CrossEntropyLoss(
         weight=_label_weights(train, labels).to(device) if recipe.class_weighted else None,
@@ -155,10 +175,12 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     )
 
     history: list[dict[str, Any]] = []
-    key = checkpoint.recipe_key(config, train, val, foreign)
+    key = checkpoint.recipe_key(config, train, val, outliers)
     if (state := checkpoint.load(run)) is not None:
         if state["recipe_key"] != key:
-            raise ConfigError(f"{run}: holds a run of another configuration. Delete it, or name another --out.")
+            raise ConfigError(
+                f"{run}: holds a run of another configuration. Delete it, or name another --out."
+            )
         history = state["history"]
         if len(history) < recipe.epochs:
             model.load_state_dict(state["model"])
@@ -169,34 +191,53 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
         write_atomically(run / "config.json", document)
         _write_history(run, history)  # a kill may have come between checkpoint and history
 
-    targets_n = np.array([labels.index(s.label) if s.label in labels else FOREIGN for s in seen])
-    # A picture of no label is trained towards "any of them".
-    # Source: Hendrycks, Mazeika, Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR 2019.
-    rows = torch.cat([torch.eye(len(labels)), torch.full((1, len(labels)), 1 / len(labels))]).to(device)
+    targets_n = np.array([labels.index(s.label) if s.label in labels else NO_LABEL for s in seen])
+    # An image of no label is trained towards "any of them".
+    # Source: Hendrycks, Mazeika, Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR
+    # 2019.
+    rows = torch.cat([torch.eye(len(labels)), torch.full((1, len(labels)), 1 / len(labels))]).to(
+        device
+    )
     val_targets_n = np.array([labels.index(s.label) for s in val.samples])
     console = Console(stderr=True, quiet=worker.rank > 0)
-    cutouts = None
-    if recipe.cut_out:
-        watch = partial(track, description="cutting out", console=console, disable=not console.is_terminal)
+    swap = None
+    if recipe.background_swap:
+        watcher = partial(
+            track, description="cutting out", console=console, disable=not console.is_terminal
+        )
         of_samples = [s.label if s.label in labels else None for s in seen]
-        cutouts = Cutouts(pictures, of_samples, config.model.size_px, config.seed, watch)
-    shown_n = np.concatenate([repeats(config.data, train.samples), np.ones(len(foreign.samples), dtype=np.int64)])
-    batches = Batches(pictures, targets_n, spec, recipe, config.seed, cutouts, shown_n, (worker.rank, worker.count))
+        swap = BackgroundSwap(images, of_samples, config.model.size_px, config.seed, watcher)
+    shown_n = np.concatenate(
+        [repeats(config.data, train.samples), np.ones(len(outliers.samples), dtype=np.int64)]
+    )
+    batches = Batches(
+        images, targets_n, spec, recipe, config.seed, swap, shown_n, (worker.rank, worker.count)
+    )
     steps_per_epoch = batches.steps
     saved_at = float("-inf")
     with _progress(console) as progress:
         bar = progress.add_task(
-            "training", total=recipe.epochs * steps_per_epoch, note="", completed=len(history) * steps_per_epoch
+            "training",
+            total=recipe.epochs * steps_per_epoch,
+            note="",
+            completed=len(history) * steps_per_epoch,
         )
         first = len(history)
-        coming = stream(batches, range(first, recipe.epochs), _loader_workers(config, device), device.type == "cuda")
+        coming = stream(
+            batches,
+            range(first, recipe.epochs),
+            _loader_workers(config, device),
+            device.type == "cuda",
+        )
         for epoch in range(first, recipe.epochs):
-            started, cpu_started, losses = time.perf_counter(), time.process_time(), []
+            started = time.perf_counter()
+            cpu_started = time.process_time()
+            losses = []
             torch.manual_seed(_mix(config.seed, epoch))  # dropout; continued runs draw the same
             mixing = np.random.default_rng([config.seed, epoch, 2])
             model.train()
-            head_alone = epoch < recipe.head_epochs
-            if epoch in (first, recipe.head_epochs):  # what learns has changed
+            head_alone = epoch < recipe.freeze_backbone_epochs
+            if epoch in (first, recipe.freeze_backbone_epochs):  # what learns has changed
                 model.backbone.requires_grad_(not head_alone)
                 for module in frozen:
                     module.requires_grad_(False)
@@ -208,12 +249,15 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
                     now = _schedule(epoch + step / steps_per_epoch, recipe)
                     group["lr"] = recipe.learning_rate * group["share"] * now
                 y_nk = rows[y.to(device, non_blocking=True)]
-                mixed, share = x.to(device, non_blocking=True), 1.0
-                if epoch < recipe.epochs - recipe.calm_epochs:
+                mixed = x.to(device, non_blocking=True)
+                share = 1.0
+                if epoch < recipe.epochs - recipe.mixup_off_epochs:
                     mixed, share = _mixed(mixed, recipe, mixing)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     logits, _ = learner(mixed)
-                    loss = share * loss_of(logits, y_nk) + (1 - share) * loss_of(logits, y_nk.flip(0))
+                    loss = share * loss_of(logits, y_nk) + (1 - share) * loss_of(
+                        logits, y_nk.flip(0)
+                    )
                     if answer is not None:
                         taught = _distance(logits, answer(mixed), recipe.teacher_temperature)
                         loss = (1 - recipe.teacher_weight) * loss + recipe.teacher_weight * taught
@@ -223,7 +267,9 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
                 optimizer.step()
                 average.update_parameters(model)
                 losses.append(loss.detach())
-                told = f" loss {history[-1]['train_loss']:.3f}" if history else ""  # this epoch's waits for the GPU
+                told = (
+                    f" loss {history[-1]['train_loss']:.3f}" if history else ""
+                )  # this epoch's waits for the GPU
                 progress.update(bar, advance=1, note=f"epoch {epoch + 1}/{recipe.epochs}{told}")
             kept = average.module if recipe.ema_decay else model
             logits_nk = predict_logits(kept, val_x_nhwc, device)
@@ -232,7 +278,12 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
                 "train_loss": round(float(torch.stack(losses).mean()), 5),
                 "val_accuracy": round(float((logits_nk.argmax(1) == val_targets_n).mean()), 5),
                 "val_loss": round(
-                    float(nn.functional.cross_entropy(torch.from_numpy(logits_nk), torch.from_numpy(val_targets_n))), 5
+                    float(
+                        nn.functional.cross_entropy(
+                            torch.from_numpy(logits_nk), torch.from_numpy(val_targets_n)
+                        )
+                    ),
+                    5,
                 ),
                 "seconds": round(time.perf_counter() - started, 1),
                 "cpu_seconds": round(time.process_time() - cpu_started, 1),
@@ -243,8 +294,15 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
                 continue
             last = epoch + 1 == recipe.epochs
             if last or time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
-                state = {"recipe_key": key, "labels": list(labels), "history": history, "kept": kept.state_dict()}
-                if not last:  # a finished run is not continued, and is a quarter as large without these
+                state = {
+                    "recipe_key": key,
+                    "labels": list(labels),
+                    "history": history,
+                    "kept": kept.state_dict(),
+                }
+                if (
+                    not last
+                ):  # a finished run is not continued, and is a quarter as large without these
                     state |= {"model": model.state_dict(), "average": average.state_dict()}
                     state |= {"optimizer": optimizer.state_dict()}
                 checkpoint.save(run, state)
@@ -259,7 +317,9 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     return history[-1]
 
 
-def load_trained(run: Path, map_location: str = "cpu") -> tuple[Classifier, tuple[str, ...], TrainConfig]:
+def load_trained(
+    run: Path, map_location: str = "cpu"
+) -> tuple[Classifier, tuple[str, ...], TrainConfig]:
     """Return (model in evaluation mode, labels, configuration) of a finished or running run.
 
     Raises:
@@ -267,8 +327,12 @@ def load_trained(run: Path, map_location: str = "cpu") -> tuple[Classifier, tupl
     """
     state = checkpoint.load(run)
     if state is None or not (run / "config.json").is_file():
-        raise ConfigError(f"{run}: no training run there. Make one with 'binsight train --out {run}'.")
-    config = load(TrainConfig, run / "config.json")  # JSON is YAML; a key of an earlier version is told by its name
+        raise ConfigError(
+            f"{run}: no training run there. Make one with 'binsight train --out {run}'."
+        )
+    config = load(
+        TrainConfig, run / "config.json"
+    )  # JSON is YAML; a key of an earlier version is reported by its name
     labels = tuple(state["labels"])
     model = Classifier(config.model.name, len(labels), config.model.dropout)
     model.load_state_dict(state["kept"])
@@ -281,28 +345,35 @@ def prepare(samples: tuple[Sample, ...], spec: PreprocessSpec) -> Pixels:
     Raises:
         DatasetError: some cannot be read; the message names them.
     """
-    pictures = Pictures(samples, 0)
-    pictures.read_all()
-    return np.concatenate([preprocess(pixels, spec) for pixels in pictures])
+    images = Images(samples, 0)
+    images.read_all()
+    return np.concatenate([preprocess(pixels, spec) for pixels in images])
 
 
 def predict_logits(model: nn.Module, x_nhwc: Pixels, device: torch.device) -> NDArray[np.float32]:
-    """Return float32 logits, pictures x labels, in evaluation mode and full precision."""
+    """Return float32 logits, images x labels, in evaluation mode and full precision."""
     model.eval()
     with torch.inference_mode():
-        rows = [model(torch.from_numpy(x).to(device))[0].float() for x in np.array_split(x_nhwc, -(-len(x_nhwc) // 32))]
+        rows = [
+            model(torch.from_numpy(x).to(device))[0].float()
+            for x in np.array_split(x_nhwc, -(-len(x_nhwc) // 32))
+        ]
         return np.asarray(torch.cat(rows).cpu().numpy(), dtype=np.float32)
 
 
 def _write_history(run: Path, history: list[dict[str, Any]]) -> None:
-    write_atomically(run / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history).encode())
+    write_atomically(
+        run / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history).encode()
+    )
 
 
 def _document(config: TrainConfig) -> bytes:
     try:
         return config.model_dump_json(indent=2).encode()
     except PydanticSerializationError as error:
-        raise ConfigError("data, model, out: a path is not UTF-8, and the run's settings could not be kept") from error
+        raise ConfigError(
+            "data, model, out: a path is not UTF-8, and the run's settings could not be kept"
+        ) from error
 
 
 def _device(config: TrainConfig) -> torch.device:
@@ -310,7 +381,8 @@ def _device(config: TrainConfig) -> torch.device:
         raise ConfigError("device: cuda was asked for, and torch sees no GPU; use auto or cpu")
     use_gpu = config.device != "cpu" and torch.cuda.is_available()
     if use_gpu:  # the same seed gives the same figures, at some cost of time
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
     return torch.device("cuda" if use_gpu else "cpu")
 
 
@@ -329,14 +401,17 @@ def _loader_workers(config: TrainConfig, device: torch.device) -> int:
     return max(1, len(os.sched_getaffinity(0)) - 1) if device.type == "cuda" else 0
 
 
-def _load_teachers(config: TrainConfig, labels: tuple[str, ...], device: torch.device) -> list[tuple[Classifier, int]]:
+def _load_teachers(
+    config: TrainConfig, labels: tuple[str, ...], device: torch.device
+) -> list[tuple[Classifier, int]]:
     """Return the networks of the finished runs that are named, each with the side of its input in pixels."""
     models: list[tuple[Classifier, int]] = []
     for run in config.teachers:
         model, its_labels, its_config = load_trained(run)
         if its_labels != labels:
             raise ConfigError(
-                f"teachers: {run} knows {', '.join(its_labels)}; this run's labels are {', '.join(labels)}"
+                f"teachers: {run} knows {', '.join(its_labels)}; this run's labels are "
+                f"{', '.join(labels)}"
             )
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         models.append((model, its_config.model.size_px))
@@ -344,17 +419,21 @@ def _load_teachers(config: TrainConfig, labels: tuple[str, ...], device: torch.d
 
 
 def _mixed(x_nhwc: Tensor, recipe: RecipeConfig, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """Return a batch mixed with itself in reverse, and the share that each picture keeps of itself.
+    """Return a batch mixed with itself in reverse, and the share that each image keeps of itself.
 
     Source: Zhang et al., "mixup", ICLR 2018; Yun et al., "CutMix", ICCV 2019.
     """
     if recipe.cutmix and rng.random() < recipe.cutmix:
         height, width = x_nhwc.shape[1:3]
         cut = np.sqrt(1 - rng.beta(1, 1))
-        cut_h, cut_w = int(height * cut), int(width * cut)
-        top, left = int(rng.integers(height - cut_h + 1)), int(rng.integers(width - cut_w + 1))
+        cut_h = int(height * cut)
+        cut_w = int(width * cut)
+        top = int(rng.integers(height - cut_h + 1))
+        left = int(rng.integers(width - cut_w + 1))
         mixed = x_nhwc.clone()
-        mixed[:, top : top + cut_h, left : left + cut_w] = x_nhwc.flip(0)[:, top : top + cut_h, left : left + cut_w]
+        mixed[:, top : top + cut_h, left : left + cut_w] = x_nhwc.flip(0)[
+            :, top : top + cut_h, left : left + cut_w
+        ]
         return mixed, 1 - cut_h * cut_w / (height * width)
     if recipe.mixup_alpha:
         share = float(rng.beta(recipe.mixup_alpha, recipe.mixup_alpha))
@@ -376,9 +455,13 @@ def _parameter_groups(model: Classifier, recipe: RecipeConfig) -> list[dict[str,
     groups = []
     for depth, stage in enumerate(reversed(stages)):
         parameters = [p for module in stage for p in module.parameters() if p.requires_grad]
-        if depth == len(stages) - 1:  # what belongs to the network and to no stage of it, such as a class token
+        if (
+            depth == len(stages) - 1
+        ):  # what belongs to the network and to no stage of it, such as a class token
             parameters += [p for p in model.parameters() if id(p) not in staged]
-        share = recipe.layer_decay ** max(depth - 1, 0)  # the head learns at full rate, as the stage before it
+        share = recipe.layer_decay ** max(
+            depth - 1, 0
+        )  # the head learns at full rate, as the stage before it
         for some, decay in (
             ([p for p in parameters if p.ndim > 1], recipe.weight_decay),
             ([p for p in parameters if p.ndim <= 1], 0.0),
@@ -408,6 +491,11 @@ def _mix(seed: int, epoch: int) -> int:
 
 def _progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), console=console,
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )

@@ -1,10 +1,16 @@
-"""Sets of labelled pictures: readers, grouped splits, digests.
+"""Sets of labelled images: readers, grouped splits, digests.
 
-A reader turns a folder into a `Dataset`; nothing after it cares where the pictures came from.
+A reader turns a folder into a `Dataset`; nothing after it cares where the images came from.
 """
 
 from vision.datasets.images import IMAGE_SUFFIXES, image_paths, read_image, scan, shown
-from vision.datasets.readers import UNKNOWN, open_dataset, read_class_folders, read_index, read_label_map
+from vision.datasets.readers import (
+    UNKNOWN,
+    open_dataset,
+    read_class_folders,
+    read_index,
+    read_label_map,
+)
 from vision.datasets.samples import Dataset, Sample, merge, split_by_group
 
 __all__ = [

@@ -1,11 +1,15 @@
-"""What is wrong with a set of pictures: unreadable files, duplicates, near-duplicates, label conflicts, leaks.
+"""What is wrong with a set of images.
 
-Near-duplicates are found by a perceptual hash (64 low frequencies of the picture) that is compared in all eight turns
-and flips, and confirmed by the correlation of small colour pictures: plain backgrounds make hashes alike by chance.
-That finds the same photograph resized, recompressed, brightened, turned or mirrored, and series of one object that
-hardly moved; it does not find another photograph of the same object from elsewhere: for those, write a `group` column.
+Unreadable files, duplicates, near-duplicates, label conflicts, leaks.
 
-Source of the hash: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.
+Near-duplicates are found by a perceptual hash (64 low frequencies of the image) that is compared in
+all eight turns and flips, and confirmed by the correlation of small colour images: plain
+backgrounds make hashes alike by chance. That finds the same photograph resized, recompressed,
+brightened, turned or mirrored, and series of one object that hardly moved; it does not find another
+photograph of the same object from elsewhere: for those, write a `group` column.
+
+Source of the hash: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions",
+2010, section 3.2.
 """
 
 from __future__ import annotations
@@ -24,24 +28,26 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vision.bundle import write_atomically
 from vision.datasets.images import read_image, shown
 from vision.datasets.samples import Dataset, Sample, split_by_group
 from vision.errors import DatasetError, ImageError
+from vision.files import write_atomically
 from vision.frames import Pixels
 
-Watch = Callable[[Iterable[Any]], Iterable[Any]]
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
-# Bits of 64 that may differ, and the correlation that small pictures then must have. On TrashNet, whose groups were
-# made by hand and by local features, 19 of the 31 pairs found so lie in one group.
+# Bits of 64 that may differ, and the correlation that small images then must have. On TrashNet,
+# whose groups were made by hand and by local features, 19 of the 31 pairs found so lie in one
+# group.
 NEAR_BITS = 10
 NEAR_CORRELATION = 0.9
-_SIDE, _LOW = 32, 8
+_SIDE = 32
+_LOW = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two pictures that look alike.
+    """Two images that look alike.
 
     Attributes:
         first, second: their names.
@@ -64,7 +70,7 @@ class Findings:
     """What `check` found.
 
     Attributes:
-        unreadable: (name, why).
+        unreadable: (name, reason).
         pairs: duplicates and near-duplicates, closest first.
         group_leaks: groups of the set's own that lie in more than one split.
         look_alikes: sets of names that pairs tie together, each of two or more.
@@ -87,19 +93,20 @@ class Findings:
         }
 
 
-def check(dataset: Dataset, watch: Watch = iter) -> Findings:
-    """Read every picture and compare each with each.
+def check(dataset: Dataset, progress: Progress = iter) -> Findings:
+    """Read every image and compare each with each.
 
     Args:
-        dataset: of any number of pictures; 10,000 take about 30 seconds of comparing beyond the reading.
-        watch: wraps the samples, for a progress bar.
+        dataset: of any number of images; 10,000 take about 30 seconds of comparing beyond the
+            reading.
+        progress: wraps the samples, for a progress bar.
     """
     readable: list[Sample] = []
     unreadable: list[tuple[str, str]] = []
     hashes: list[NDArray[np.uint64]] = []
     small: list[Pixels] = []
     digests: list[bytes] = []
-    for sample in watch(dataset.samples):
+    for sample in progress(dataset.samples):
         try:
             pixels = read_image(sample.path)
             _must_be_utf8(sample)
@@ -109,17 +116,25 @@ def check(dataset: Dataset, watch: Watch = iter) -> Findings:
         readable.append(sample)
         hashes.append(perceptual_hashes(pixels))
         lab = cv2.cvtColor(pixels, cv2.COLOR_BGR2LAB)
-        small.append(np.asarray(cv2.resize(lab, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), dtype=np.uint8))
+        small.append(
+            np.asarray(
+                cv2.resize(lab, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), dtype=np.uint8
+            )
+        )
         digests.append(hashlib.sha256(sample.path.read_bytes()).digest())
     pairs = [
         Pair(
-            a.name, b.name, bits, digests[i] == digests[j], a.label != b.label,
+            a.name,
+            b.name,
+            bits,
+            digests[i] == digests[j],
+            a.label != b.label,
             bool(a.split and b.split) and a.split != b.split,
         )
         for i, j, bits in _near(np.array(hashes, dtype=np.uint64).reshape(-1, 8))
         if digests[i] == digests[j] or _correlation(small[i], small[j]) >= NEAR_CORRELATION
         for a, b in [(readable[i], readable[j])]
-    ]  # fmt: skip
+    ]
     splits: dict[str, set[str]] = {}
     for s in dataset.samples:
         splits.setdefault(s.group, set()).add(s.split)
@@ -132,7 +147,7 @@ def check(dataset: Dataset, watch: Watch = iter) -> Findings:
 
 
 def regroup(dataset: Dataset, findings: Findings, val_share: float) -> Dataset:
-    """Return the readable pictures with groups that join look-alikes, split anew so that no group is on both sides."""
+    """Return the readable images with groups that join look-alikes, split again so that no group is on both sides."""
     bad = {name for name, _ in findings.unreadable}
     samples = [s for s in dataset.samples if s.name not in bad]
     by_name = {s.name: s for s in samples}
@@ -149,7 +164,7 @@ def write_index(dataset: Dataset, path: Path) -> None:
     """Write `splits.csv`: path, label, split, group, label_suspect, licence; paths relative to the file's folder.
 
     Raises:
-        DatasetError: a picture lies outside of that folder.
+        DatasetError: an image lies outside of that folder.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -158,23 +173,30 @@ def write_index(dataset: Dataset, path: Path) -> None:
     licence = "" if dataset.licence == "unknown" else dataset.licence
     for s in dataset.samples:
         if not s.path.resolve().is_relative_to(root):
-            raise DatasetError(f"{path}: {s.path} is not below its folder; write the index into the set's own folder")
+            raise DatasetError(
+                f"{path}: {s.path} is not below its folder; write the index into the set's own "
+                "folder"
+            )
         name = s.path.resolve().relative_to(root).as_posix()
         writer.writerow((name, s.label, s.split, s.group, int(s.suspect), licence))
     write_atomically(path, table.getvalue().encode())
 
 
 def _must_be_utf8(sample: Sample) -> None:
-    """Refuse a picture whose name within its set no index can hold."""
+    """Refuse an image whose name within its set no index can hold."""
     try:
         sample.name.encode()
     except UnicodeEncodeError as error:
-        raise ImageError(f"{shown(sample.path)}: the file's name is not UTF-8; rename it") from error
+        raise ImageError(
+            f"{shown(sample.path)}: the file's name is not UTF-8; rename it"
+        ) from error
 
 
 def perceptual_hashes(pixels_hwc: Pixels) -> NDArray[np.uint64]:
-    """Return 8 hashes, one for each turn and flip of the picture; the first is of the picture as it is."""
-    grey = cv2.resize(cv2.cvtColor(pixels_hwc, cv2.COLOR_BGR2GRAY), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    """Return 8 hashes, one for each turn and flip of the image; the first is of the image as it is."""
+    grey = cv2.resize(
+        cv2.cvtColor(pixels_hwc, cv2.COLOR_BGR2GRAY), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA
+    )
     return np.array([_hash(view) for view in _views(grey)], dtype=np.uint64)
 
 
@@ -217,7 +239,7 @@ def _hash(grey: NDArray[np.uint8]) -> int:
 
 
 def _near(hashes_n8: NDArray[np.uint64]) -> Iterator[tuple[int, int, int]]:
-    """Yield (i, j, bits) with i < j for all pictures at most NEAR_BITS apart in some turn or flip."""
+    """Yield (i, j, bits) with i < j for all images at most NEAR_BITS apart in some turn or flip."""
     for i in range(len(hashes_n8) - 1):
         apart = np.bitwise_count(hashes_n8[i + 1 :, 0, None] ^ hashes_n8[i][None, :]).min(axis=1)
         for j in np.flatnonzero(apart <= NEAR_BITS):
@@ -225,7 +247,7 @@ def _near(hashes_n8: NDArray[np.uint64]) -> Iterator[tuple[int, int, int]]:
 
 
 def label_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """Return split -> label -> number of pictures."""
+    """Return split -> label -> number of images."""
     counts = Counter((s.split or "(none)", s.label) for s in dataset.samples)
     table: dict[str, dict[str, int]] = {}
     for (split, label), number in sorted(counts.items()):

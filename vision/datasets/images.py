@@ -1,4 +1,7 @@
-"""Reading one picture from disk, or saying exactly why not. Training, evaluation and `binsight classify` all use it."""
+"""Reading one image from disk, or saying exactly why not.
+
+Training, evaluation and `binsight classify` all use it.
+"""
 
 from __future__ import annotations
 
@@ -21,37 +24,56 @@ from vision import MAX_IMAGE_PIXELS
 from vision.errors import ImageError
 from vision.frames import Pixels
 
-# A file so named is a picture, damaged perhaps, and then that is told. Others are if OpenCV knows their first bytes.
+# A file so named is an image, damaged perhaps, and then that is reported. Others are if OpenCV
+# knows their first bytes.
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".pgm", ".ppm"
-)  # fmt: skip
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".avif",
+    ".jp2",
+    ".pgm",
+    ".ppm",
+)
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
-# Bytes between the end of the picture and the end mark, which some cameras leave; more are what a damage left over.
+# Bytes between the end of the image and the end mark, which some cameras leave; more are what a
+# damage left over.
 _PADDING_BYTES = 64
 _decoding = threading.Lock()
 
 
 def read_image(path: Path) -> Pixels:
-    """Read a picture as every viewer shows it: upright (EXIF orientation applied), on white where it is transparent.
+    """Read an image as every viewer shows it.
+
+    Upright (EXIF orientation applied), on white where it is transparent.
 
     Returns:
         uint8, height x width x 3, BGR.
 
     Raises:
-        ImageError: missing, empty, truncated, damaged, larger than the limits, or not a picture.
+        ImageError: missing, empty, truncated, damaged, larger than the limits, or not an image.
     """
     name = shown(path)
     try:
         size = path.stat().st_size
         if size > MAX_IMAGE_BYTES:
-            raise ImageError(f"{name}: {size / 1e6:.0f} MB is more than the {MAX_IMAGE_BYTES / 1e6:.0f} MB limit")
+            raise ImageError(
+                f"{name}: {size / 1e6:.0f} MB is more than the {MAX_IMAGE_BYTES / 1e6:.0f} MB limit"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
     if not data:
         raise ImageError(f"{name}: the file is empty")
     if _is_truncated(data):
-        raise ImageError(f"{name}: the picture is truncated; its end is missing")
+        raise ImageError(f"{name}: the image is truncated; its end is missing")
     try:
         pixels, warning = _decoded(data, cv2.IMREAD_COLOR)
         if pixels is not None and _may_be_transparent(data):
@@ -59,41 +81,54 @@ def read_image(path: Path) -> Pixels:
     except cv2.error as error:
         if "MAX_IMAGE_PIXELS" in str(error) or "pixels" in str(error):
             limit = MAX_IMAGE_PIXELS // 2**20
-            raise ImageError(f"{name}: more than {limit} megapixels; refused before decoding") from error
+            raise ImageError(
+                f"{name}: more than {limit} megapixels; refused before decoding"
+            ) from error
         raise ImageError(f"{name}: cannot be decoded ({error.err})") from error
     if pixels is None:
-        raise ImageError(f"{name}: not a picture in a known format ({', '.join(IMAGE_SUFFIXES)}), or damaged")
+        raise ImageError(
+            f"{name}: not an image in a known format ({', '.join(IMAGE_SUFFIXES)}), or damaged"
+        )
     if warning:
-        raise ImageError(f"{name}: the picture is damaged; a part of it is missing ({warning})")
+        raise ImageError(f"{name}: the image is damaged; a part of it is missing ({warning})")
     return np.asarray(pixels, dtype=np.uint8)
 
 
 def shown(path: Path | str) -> str:
-    """Return a file's name for people: bytes that are not UTF-8 are escaped, for every terminal and page to take it."""
+    """Return a file's name for people.
+
+    Bytes that are not UTF-8 are escaped, for every terminal and page to take it.
+    """
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def image_paths(root: Path) -> list[Path]:
-    """Return all pictures under a folder, sorted; see `scan`."""
+    """Return all images under a folder, sorted; see `scan`."""
     return scan(root)[0]
 
 
 def scan(root: Path) -> tuple[list[Path], Counter[str]]:
-    """Find all pictures under a folder. Links to folders are followed; hidden files and folders are left out.
+    """Find all images under a folder.
+
+    Links to folders are followed; hidden files and folders are left out.
 
     Returns:
-        Pictures, sorted; and what else there is, counted: other files below the folder's own level by suffix, links to
-        nowhere, folders that may not be read.
+        Images, sorted; and what else there is, counted: other files below the folder's own level by
+        suffix, links to nowhere, folders that may not be read.
     """
-    pictures: list[Path] = []
+    images: list[Path] = []
     others = Counter[str]()
     chains: dict[str, tuple[str, ...]] = {str(root): (os.path.realpath(root),)}
-    for folder, names, files in os.walk(root, onerror=lambda _: others.update(["unreadable folder"]), followlinks=True):
+    for folder, names, files in os.walk(
+        root, onerror=lambda _: others.update(["unreadable folder"]), followlinks=True
+    ):
         chain = chains.pop(folder)
         kept = []
         for name in sorted(map(str, names)):
-            real = os.path.realpath(below := os.path.join(folder, name))  # noqa: PTH118  os.walk speaks text
-            if not name.startswith(".") and real not in chain:  # a link to a folder above it has no end
+            real = os.path.realpath(below := os.path.join(folder, name))  # noqa: PTH118  os.walk returns text
+            if (
+                not name.startswith(".") and real not in chain
+            ):  # a link to a folder above it has no end
                 chains[below] = (*chain, real)
                 kept.append(name)
         names[:] = kept
@@ -104,14 +139,14 @@ def scan(root: Path) -> tuple[list[Path], Counter[str]]:
             if not path.is_file():
                 others["dead link" if path.is_symlink() else "no file"] += 1
                 continue
-            if path.suffix.lower() in IMAGE_SUFFIXES or _looks_like_a_picture(path):
-                pictures.append(path)
+            if path.suffix.lower() in IMAGE_SUFFIXES or _looks_like_an_image(path):
+                images.append(path)
             elif Path(folder) != root:
                 others[path.suffix.lower() or "(no suffix)"] += 1
-    return sorted(pictures), others
+    return sorted(images), others
 
 
-def _looks_like_a_picture(path: Path) -> bool:
+def _looks_like_an_image(path: Path) -> bool:
     try:
         return bool(cv2.haveImageReader(str(path)))
     except (cv2.error, UnicodeEncodeError):  # OpenCV takes no name that is not UTF-8
@@ -121,8 +156,9 @@ def _looks_like_a_picture(path: Path) -> bool:
 def _decoded(data: bytes, flags: int) -> tuple[NDArray[Any] | None, str]:
     """Decode; return the pixels, and what the decoder said about missing parts.
 
-    libjpeg and libtiff fill what is missing, call it a success, and say so on the process's standard error alone. So
-    that is read for the moment of decoding, one picture at a time; what others write there meanwhile is passed on.
+    libjpeg and libtiff fill what is missing, call it a success, and say so on the process's
+    standard error alone. So that is read for the moment of decoding, one image at a time; what
+    others write there meanwhile is passed on.
     """
     buffer = np.frombuffer(data, dtype=np.uint8)
     with _decoding, _scratch() as said:
@@ -143,12 +179,19 @@ def _decoded(data: bytes, flags: int) -> tuple[NDArray[Any] | None, str]:
             others = b"".join(line for line in lines if not _DECODER_SAYS.search(line))
             while others and kept is not None:
                 others = others[os.write(2, others) :]
-    damage = [line.strip().decode() for line in lines if _DECODER_SAYS.search(line) and not _is_padding(line)]
+    damage = [
+        line.strip().decode()
+        for line in lines
+        if _DECODER_SAYS.search(line) and not _is_padding(line)
+    ]
     return pixels, "; ".join(damage)
 
 
 def _duplicate(descriptor: int) -> int | None:
-    """Return a copy of an open file, None if it is closed: services are started without standard error."""
+    """Return a copy of an open file, None if it is closed.
+
+    Services are started without standard error.
+    """
     try:
         return os.dup(descriptor)
     except OSError:
@@ -162,10 +205,13 @@ def _scratch() -> IO[bytes]:
     return tempfile.TemporaryFile()
 
 
-# Source: libjpeg-turbo's jerror.h, libtiff's and libpng's messages: the words that mean lost picture data.
+# Source: libjpeg-turbo's jerror.h, libtiff's and libpng's messages: the words that mean lost image
+# data.
 _DECODER_SAYS = re.compile(
-    rb"Corrupt JPEG data|Premature end of JPEG|Unsupported marker type|Inconsistent progression sequence"
-    rb"|TIFF_Error|Not enough data|LZWDecode|libpng error|libpng warning: .*(CRC|Read Error|Not enough)"
+    rb"Corrupt JPEG data|Premature end of JPEG|Unsupported marker type|Inconsistent progression "
+    rb"sequence"
+    rb"|TIFF_Error|Not enough data|LZWDecode|libpng error|libpng warning: .*(CRC|Read Error|Not "
+    rb"enough)"
 )
 _EXTRANEOUS = re.compile(rb"Corrupt JPEG data: (\d+) extraneous bytes")
 
@@ -184,11 +230,23 @@ def _may_be_transparent(data: bytes) -> bool:
 
 
 def _on_white(data: bytes, upright: NDArray[Any]) -> NDArray[Any]:
-    """Return the picture composed on white. `upright` is the same without its transparency, turned as EXIF says."""
+    """Return the image composed on white.
+
+    `upright` is the same without its transparency, turned as EXIF says.
+    """
     whole = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if whole is not None and (hidden := _hidden_grey(data)) is not None:  # OpenCV leaves a grey PNG's aside
+    if (
+        whole is not None and (hidden := _hidden_grey(data)) is not None
+    ):  # OpenCV leaves a grey PNG's aside
         grey = whole if whole.ndim == 2 else whole[..., 0]
-        whole = np.dstack([grey, grey, grey, np.where(grey == hidden, 0, np.iinfo(grey.dtype).max).astype(grey.dtype)])
+        whole = np.dstack(
+            [
+                grey,
+                grey,
+                grey,
+                np.where(grey == hidden, 0, np.iinfo(grey.dtype).max).astype(grey.dtype),
+            ]
+        )
     if whole is None or whole.ndim != 3 or whole.shape[2] != 4:
         return upright
     full = np.iinfo(whole.dtype).max if np.issubdtype(whole.dtype, np.integer) else 1
@@ -200,11 +258,15 @@ def _on_white(data: bytes, upright: NDArray[Any]) -> NDArray[Any]:
 
 
 def _hidden_grey(data: bytes) -> int | None:
-    """Return the value that a grey PNG declares transparent, as OpenCV gives it. Source: PNG specification, tRNS."""
+    """Return the value that a grey PNG declares transparent, as OpenCV gives it.
+
+    Source: PNG specification, tRNS.
+    """
     at = data.find(b"tRNS", 0, max(data.find(b"IDAT"), 0))
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[25] != 0 or at < 0:
         return None
-    depth, value = data[24], int.from_bytes(data[at + 4 : at + 6], "big")
+    depth = data[24]
+    value = int.from_bytes(data[at + 4 : at + 6], "big")
     return value if depth >= 8 else value * 255 // ((1 << depth) - 1)
 
 
@@ -212,13 +274,14 @@ def _turned(mirror: bool, turn: int, image: NDArray[np.float32]) -> NDArray[np.f
     return np.rot90(image[:, ::-1] if mirror else image, turn)
 
 
-# The eight ways in which EXIF may lay a picture: this flag of OpenCV's gives transparency, and leaves EXIF aside.
+# The eight ways in which EXIF may lay an image: this flag of OpenCV's gives transparency, and
+# leaves EXIF aside.
 _TURNS = tuple(partial(_turned, mirror, turn) for mirror, turn in product((False, True), range(4)))
 
 
 def _is_truncated(data: bytes) -> bool:
-    # OpenCV fills the missing rest of a JPEG or PNG with grey and calls it a success. What follows the end is allowed:
-    # telephones append films to their photographs.
+    # OpenCV fills the missing rest of a JPEG or PNG with grey and calls it a success. What follows
+    # the end is allowed: telephones append videos to their photographs.
     if data[:3] == b"\xff\xd8\xff":
         return not _jpeg_ends(data)
     if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -233,12 +296,15 @@ def _is_truncated(data: bytes) -> bool:
 
 def _jpeg_ends(data: bytes) -> bool:
     """Walk a JPEG's segments and scans to its end-of-image marker. Source: ITU-T T.81, annex B."""
-    at, scanned = 2, False
+    at = 2
+    scanned = False
     while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
         marker = data[at + 1]
         if marker == 0xD9:
             return scanned
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD7:  # stuffed byte, fill or restart: no segment
+        if (
+            marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD7
+        ):  # stuffed byte, fill or restart: no segment
             at += 1 if marker == 0xFF else 2
             continue
         scanned |= marker == 0xDA

@@ -31,50 +31,72 @@ _SPLITS = {
 }
 VAL_SHARE = 0.2
 LabelMap = Mapping[str, str | None]
-# What a label map calls things that are none of a bundle's labels, to measure the unknown test on them.
+# What a label map calls things that are none of a bundle's labels, to measure the unknown test on
+# them.
 UNKNOWN = "unknown"
 
 
-def open_dataset(root: Path, label_map: LabelMap | None = None, unmapped: str | None = None) -> Dataset:
-    """Read a set in whichever known form it has: an index (CSV), a folder with a `splits.csv`, or class folders.
+def open_dataset(
+    root: Path, label_map: LabelMap | None = None, unmapped: str | None = None
+) -> Dataset:
+    """Read a set in whichever known form it has.
+
+    An index (CSV), a folder with a `splits.csv`, or class folders.
 
     Args:
         root: the folder, or the index file.
-        label_map: name in the data -> label, or None to leave those pictures out; by default each label of the
-            taxonomy stands for itself and every other name is left out and reported in `Dataset.left_out`.
-        unmapped: label for names that neither map nor taxonomy know; UNKNOWN for a set of foreign things.
+        label_map: name in the data -> label, or None to leave those images out; by default each
+            label of the taxonomy stands for itself and every other name is left out and reported in
+            `Dataset.left_out`.
+        unmapped: label for names that neither map nor taxonomy know; UNKNOWN for a set of outliers.
 
     Raises:
-        DatasetError: no such folder, no picture in it, or no picture with a known label.
+        DatasetError: no such folder, no image in it, or no image with a known label.
     """
     if root.suffix.lower() == ".csv" and root.is_file():
         return read_index(root, label_map, unmapped)
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder. Name one with a splits.csv or with one sub-folder for each label.")
+        raise DatasetError(
+            f"{root}: no such folder. Name one with a splits.csv or with one sub-folder for each "
+            "label."
+        )
     if (root / "splits.csv").is_file():
         return read_index(root / "splits.csv", label_map, unmapped)
     return read_class_folders(root, label_map, unmapped)
 
 
-def read_index(index: Path, label_map: LabelMap | None = None, unmapped: str | None = None) -> Dataset:
-    """Read an index: CSV with the columns path and label, and optionally split, group, licence, label_suspect.
+def read_index(
+    index: Path, label_map: LabelMap | None = None, unmapped: str | None = None
+) -> Dataset:
+    """Read an index: CSV with the columns path and label.
 
-    Paths are relative to the file's folder, whose name the set takes. Without groups each picture is its own.
+    And optionally split, group, licence, label_suspect.
+
+    Paths are relative to the file's folder, whose name the set takes. Without groups each image is
+    its own.
 
     Raises:
-        DatasetError: the file lacks a column, names a missing picture, or leaves no sample.
+        DatasetError: the file lacks a column, names a missing image, or leaves no sample.
     """
     root = index.parent
     try:
         with index.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if missing := {"path", "label"} - set(reader.fieldnames or ()):
-                hint = "; save it with commas between the columns" if ";" in "".join(reader.fieldnames or ()) else ""
+                hint = (
+                    "; save it with commas between the columns"
+                    if ";" in "".join(reader.fieldnames or ())
+                    else ""
+                )
                 raise DatasetError(f"{index}: column missing: {', '.join(sorted(missing))}{hint}")
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{index}: not a readable table ({error}); save it as CSV in UTF-8") from error
-    samples, left_out, licences = [], Counter[str](), set()
+        raise DatasetError(
+            f"{index}: not a readable table ({error}); save it as CSV in UTF-8"
+        ) from error
+    samples = []
+    left_out = Counter[str]()
+    licences = set()
     for line, row in enumerate(rows, start=2):
         if row["path"] is None or row["label"] is None:
             raise DatasetError(f"{index}, line {line}: path or label missing")
@@ -87,9 +109,10 @@ def read_index(index: Path, label_map: LabelMap | None = None, unmapped: str | N
         if not path.is_file() and "\\" in row["path"]:
             path = root / row["path"].replace("\\", "/")  # the index was written on Windows
         if not path.is_file():
-            raise DatasetError(f"{index}, line {line}: no such picture: {row['path']}")
+            raise DatasetError(f"{index}, line {line}: no such image: {row['path']}")
         licences.add(row.get("licence") or "")
-        split, suspect = (row.get("split") or "").strip(), row.get("label_suspect") == "1"
+        split = (row.get("split") or "").strip()
+        suspect = row.get("label_suspect") == "1"
         split = _SPLITS.get(split.lower(), split)
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else row["path"]
         samples.append(Sample(path, name, label, split, row.get("group") or name, suspect))
@@ -97,20 +120,37 @@ def read_index(index: Path, label_map: LabelMap | None = None, unmapped: str | N
     return _checked(root, samples, left_out, licence)
 
 
-def read_class_folders(root: Path, label_map: LabelMap | None = None, unmapped: str | None = None) -> Dataset:
-    """Read a folder with one sub-folder for each class, or with train/, val/ or valid/, test/ somewhere above those.
+def read_class_folders(
+    root: Path, label_map: LabelMap | None = None, unmapped: str | None = None
+) -> Dataset:
+    """Read a folder with one sub-folder for each class.
 
-    Where there is no val/ it is drawn from train/, or from everything, by `split_by_group`, each picture its own group.
+    Or with train/, val/ or valid/, test/ somewhere above those.
+
+    Where there is no val/ it is drawn from train/, or from everything, by `split_by_group`, each
+    image its own group.
     """
-    samples, left_out = [], Counter[str]()
-    pictures, others = scan(root)
-    left_out.update({f"{what} files" if what.startswith(".") else what: number for what, number in others.items()})
-    paths = [path.relative_to(root) for path in pictures]
-    parts_of = {path: [i for i, part in enumerate(path.parts[:-1]) if part.lower() in _SPLITS] for path in paths}
+    samples = []
+    left_out = Counter[str]()
+    images, others = scan(root)
+    left_out.update(
+        {
+            f"{what} files" if what.startswith(".") else what: number
+            for what, number in others.items()
+        }
+    )
+    paths = [path.relative_to(root) for path in images]
+    parts_of = {
+        path: [i for i, part in enumerate(path.parts[:-1]) if part.lower() in _SPLITS]
+        for path in paths
+    }
     # Archives wrap a set into a folder of their own, so the parts may lie deeper.
-    has_splits = any(_SPLITS[path.parts[i].lower()] == "train" for path, at in parts_of.items() for i in at)
+    has_splits = any(
+        _SPLITS[path.parts[i].lower()] == "train" for path, at in parts_of.items() for i in at
+    )
     for path in paths:
-        parts, at = path.parts, parts_of[path] if has_splits else []
+        parts = path.parts
+        at = parts_of[path] if has_splits else []
         split = _SPLITS[parts[at[0]].lower()] if at else ""
         folders = parts[at[0] + 1 : -1] if at else parts[:-1]
         folder = folders[-1] if folders else "(no folder)"
@@ -120,9 +160,15 @@ def read_class_folders(root: Path, label_map: LabelMap | None = None, unmapped: 
             continue
         name = "/".join(parts)
         samples.append(Sample(root / path, name, label, split, name))
-    if not pictures:
-        found = f"; found {', '.join(f'{n} {suffix}' for suffix, n in others.most_common(8))}" if others else ""
-        raise DatasetError(f"{root}: no picture in it{found}. Expected one sub-folder of pictures for each label.")
+    if not images:
+        found = (
+            f"; found {', '.join(f'{n} {suffix}' for suffix, n in others.most_common(8))}"
+            if others
+            else ""
+        )
+        raise DatasetError(
+            f"{root}: no image in it{found}. Expected one sub-folder of images for each label."
+        )
     if drawn := not any(s.split == "val" for s in samples):
         kept = [s for s in samples if s.split == "test"]
         samples = [*split_by_group([s for s in samples if s.split != "test"], VAL_SHARE), *kept]
@@ -130,7 +176,9 @@ def read_class_folders(root: Path, label_map: LabelMap | None = None, unmapped: 
 
 
 def read_label_map(path: Path) -> dict[str, str | None]:
-    """Read a label map from JSON: {"name in the data": "label of the taxonomy", "unknown", or null to leave it out}.
+    """Read a label map from JSON: {"name in the data".
+
+    "label of the taxonomy", "unknown", or null to leave it out}.
 
     Raises:
         DatasetError: not such a file, or a label that no taxonomy knows.
@@ -139,8 +187,12 @@ def read_label_map(path: Path) -> dict[str, str | None]:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: not a readable JSON label map ({error})") from error
-    if not isinstance(document, dict) or not all(v is None or isinstance(v, str) for v in document.values()):
-        raise DatasetError(f'{path}: a label map is one object: {{"name in the data": "label" or null}}')
+    if not isinstance(document, dict) or not all(
+        v is None or isinstance(v, str) for v in document.values()
+    ):
+        raise DatasetError(
+            f'{path}: a label map is one object: {{"name in the data": "label" or null}}'
+        )
     MATERIALS_1.ordered(v for v in document.values() if v not in (None, UNKNOWN))
     return document
 
@@ -164,7 +216,7 @@ def _checked(root: Path, samples: list[Sample], left_out: Counter[str], licence:
     if not samples:
         found = ", ".join(f"{name} ({n})" for name, n in left_out.most_common(8)) or "nothing"
         raise DatasetError(
-            f"{root}: no picture has a known label. Found: {found}. "
+            f"{root}: no image has a known label. Found: {found}. "
             f"Known: {', '.join(MATERIALS_1.labels)}. Map names to labels with --label-map."
         )
     return Dataset(root.resolve().name, tuple(samples), licence, tuple(left_out.most_common()))

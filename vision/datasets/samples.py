@@ -13,14 +13,14 @@ from vision.errors import DatasetError
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled picture.
+    """One labelled image.
 
     Attributes:
-        path: file of the picture.
+        path: file of the image.
         name: path relative to the set, with forward slashes; the same on every machine.
         label: its label in the taxonomy.
         split: "train", "val", ... or "" where the set has none.
-        group: pictures that must stay on one side of a split (same object, same printed packaging).
+        group: images that must stay on one side of a split (same object, same printed packaging).
         suspect: True if the set's maker doubts the label.
     """
 
@@ -39,10 +39,10 @@ class Dataset:
     Attributes:
         name: for people and manifests.
         samples: in a stable order.
-        licence: licence of the pictures, "unknown" if the set does not say.
-        left_out: folder or label that the label map left out -> number of pictures.
-        drawn: the set names no val part and no objects: val was drawn picture by picture, so that two pictures of one
-            object may lie on both sides.
+        licence: licence of the images, "unknown" if the set does not say.
+        left_out: folder or label that the label map left out -> number of images.
+        drawn: the set names no val part and no objects: val was drawn image by image, so that two
+            images of one object may lie on both sides.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Dataset:
         if not chosen:
             known = sorted({s.split for s in self.samples})
             raise DatasetError(
-                f"{self.name}: no picture in split {split!r}; it has {', '.join(map(repr, known))}. "
+                f"{self.name}: no image in split {split!r}; it has {', '.join(map(repr, known))}. "
                 "Make splits with 'binsight data split'."
             )
         return replace(self, samples=chosen)
@@ -75,27 +75,36 @@ class Dataset:
         return Counter(s.label for s in self.samples)
 
     def digest(self) -> str:
-        """Return a sha256 over names, labels and picture bytes: equal on every machine for equal data."""
+        """Return a sha256 over names, labels and image bytes.
+
+        Equal on every machine for equal data.
+        """
         total = hashlib.sha256()
         for sample in sorted(self.samples, key=lambda s: s.name):
-            picture = hashlib.sha256(sample.path.read_bytes()).hexdigest()
-            total.update(_bytes(f"{sample.name}\t{sample.label}\t{sample.split}\t{picture}\n"))
+            image = hashlib.sha256(sample.path.read_bytes()).hexdigest()
+            total.update(_bytes(f"{sample.name}\t{sample.label}\t{sample.split}\t{image}\n"))
         return total.hexdigest()
 
 
 def merge(datasets: Sequence[Dataset]) -> Dataset:
-    """Return one set of several; names and groups get their set's name in front, so that equal ones stay apart."""
+    """Return one set of several.
+
+    Names and groups get their set's name in front, so that equal ones stay apart.
+    """
     if len(datasets) == 1:
         return datasets[0]
     named: dict[str, Dataset] = {}
     for d in datasets:
-        name, number = d.name, 1
+        name = d.name
+        number = 1
         while name in named:
             number += 1
             name = f"{d.name}-{number}"
         named[name] = d
     samples = tuple(
-        replace(s, name=f"{name}/{s.name}", group=f"{name}/{s.group}") for name, d in named.items() for s in d.samples
+        replace(s, name=f"{name}/{s.name}", group=f"{name}/{s.group}")
+        for name, d in named.items()
+        for s in d.samples
     )
     left_out = tuple((f"{name}/{what}", n) for name, d in named.items() for what, n in d.left_out)
     licences = "; ".join(f"{name}: {d.licence}" for name, d in named.items())
@@ -105,9 +114,9 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
 def split_by_group(samples: Iterable[Sample], val_share: float) -> tuple[Sample, ...]:
     """Assign "train" or "val" so that no group is on both sides, label by label.
 
-    Groups are taken into val in the order of a hash of their names, each that brings a label's val part nearer to
-    `val_share` of its pictures; of two or more groups, one at least. The split is the same on every machine and for
-    every seed, and pictures that come later hardly move it.
+    Groups are taken into val in the order of a hash of their names, each that brings a label's val
+    part nearer to `val_share` of its images; of two or more groups, one at least. The split is the
+    same on every machine and for every seed, and images that come later hardly move it.
 
     Args:
         samples: any splits they have are replaced.
@@ -120,7 +129,8 @@ def split_by_group(samples: Iterable[Sample], val_share: float) -> tuple[Sample,
         wanted = val_share * sum(sizes.values())
         taken = float(sum(size for name, size in sizes.items() if side.get(name) == "val"))
         free = sorted(
-            (name for name in sizes if name not in side), key=lambda name: hashlib.sha256(_bytes(name)).digest()
+            (name for name in sizes if name not in side),
+            key=lambda name: hashlib.sha256(_bytes(name)).digest(),
         )
         for name in free:
             side[name] = "val" if taken + sizes[name] / 2 <= wanted else "train"

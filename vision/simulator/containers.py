@@ -28,7 +28,8 @@ Profile = list[tuple[float, float]]
 
 def glass_bottle(size: int, rng: Rng) -> Patch:
     """A lying bottle: thick glass that tints and bends what is behind it, dark edges, hard glints."""
-    neck, body = rng.uniform(0.1, 0.16), rng.uniform(0.26, 0.4)
+    neck = rng.uniform(0.1, 0.16)
+    body = rng.uniform(0.26, 0.4)
     shoulder = rng.uniform(-0.45, -0.1)
     profile = [
         (-0.95, neck * 1.15),
@@ -58,7 +59,8 @@ def glass_jar(size: int, rng: Rng) -> Patch:
     if rng.random() < 0.3:
         _, y = grid(size)
         lid = (y < -0.58) & (item.alpha_hw > 0.1)
-        item.metal_hw[lid], item.clear_hw[lid] = 0.5, 0.0
+        item.metal_hw[lid] = 0.5
+        item.clear_hw[lid] = 0.0
         item.albedo_hwc[lid] = lively(rng)
     return item
 
@@ -69,8 +71,13 @@ def glass_bottom(size: int, rng: Rng) -> Patch:
     r = np.hypot(x, y * rng.uniform(0.85, 1.0))
     edge = rng.uniform(0.6, 0.85)
     alpha = np.clip((edge - r) * size / 4 + 0.5, 0, 1)
-    rings = sum(np.exp(-(((r - edge * k) / 0.05) ** 2)) for k in (0.97, rng.uniform(0.6, 0.8), rng.uniform(0.25, 0.4)))
-    height = np.asarray(rings * size * 0.05 + np.sqrt(np.clip(edge**2 - r**2, 0, 1)) * size * 0.12, dtype=np.float32)
+    rings = sum(
+        np.exp(-(((r - edge * k) / 0.05) ** 2))
+        for k in (0.97, rng.uniform(0.6, 0.8), rng.uniform(0.25, 0.4))
+    )
+    height = np.asarray(
+        rings * size * 0.05 + np.sqrt(np.clip(edge**2 - r**2, 0, 1)) * size * 0.12, dtype=np.float32
+    )
     tint, clear = _glass_tint(rng)
     return patch(alpha, height, tint, 0.9, 60, clear=clear, tint=tint, refraction=14)
 
@@ -91,7 +98,9 @@ def _glass(size: int, rng: Rng, profile: Profile, label: bool) -> Patch:
     clear_hw = np.full((size, size), clear, dtype=np.float32)
     # Light through the wall's rim passes much more glass: the outline is dark and saturated.
     clear_hw *= 1 - 0.75 * np.clip(np.abs(across), 0, 1) ** 6
-    item = patch(mask, height, np.asarray(tint) * 0.55, 1.0, 70, clear=clear_hw, tint=tint, refraction=16)
+    item = patch(
+        mask, height, np.asarray(tint) * 0.55, 1.0, 70, clear=clear_hw, tint=tint, refraction=16
+    )
     if label:
         _label_band(item, rng, across, *sorted(rng.uniform(-0.05, 0.75, 2)))
     return item
@@ -148,15 +157,29 @@ def metal_disc(size: int, rng: Rng) -> Patch:
     edge = rng.uniform(0.5, 0.85)
     alpha = np.clip((edge - r) * size / 4 + 0.5, 0, 1)
     height = sum(
-        rng.uniform(0.5, 1) * np.exp(-(((r - edge * k) / 0.03) ** 2)) for k in (0.95, *rng.uniform(0.2, 0.9, 3))
+        rng.uniform(0.5, 1) * np.exp(-(((r - edge * k) / 0.03) ** 2))
+        for k in (0.95, *rng.uniform(0.2, 0.9, 3))
     )
-    height = np.asarray(height * size * 0.03 + 0.02 * size * clouds(size, rng, 3, 2) * 0.3, dtype=np.float32)
+    height = np.asarray(
+        height * size * 0.03 + 0.02 * size * clouds(size, rng, 3, 2) * 0.3, dtype=np.float32
+    )
     bare = rng.random() < 0.6
-    item = patch(bgr(alpha), height, (0.75, 0.76, 0.78) if bare else lively(rng), 0.9, 22, metal=0.85 if bare else 0.35)
+    item = patch(
+        bgr(alpha),
+        height,
+        (0.75, 0.76, 0.78) if bare else lively(rng),
+        0.9,
+        22,
+        metal=0.85 if bare else 0.35,
+    )
     if bare and rng.random() < 0.5:
-        tab = polygon(size, np.array([[-0.1, -0.3], [0.1, -0.3], [0.12, 0.02], [-0.12, 0.02]]) * edge) > 0.5
+        tab = (
+            polygon(size, np.array([[-0.1, -0.3], [0.1, -0.3], [0.12, 0.02], [-0.12, 0.02]]) * edge)
+            > 0.5
+        )
         hole = np.hypot(x / 0.16, (y - 0.25 * edge) / 0.22) < edge
-        item.albedo_hwc[hole], item.metal_hw[hole] = 0.04, 0.05
+        item.albedo_hwc[hole] = 0.04
+        item.metal_hw[hole] = 0.05
         item.height_hw[tab] += size * 0.02
     return item
 
@@ -164,13 +187,18 @@ def metal_disc(size: int, rng: Rng) -> Patch:
 def foil(size: int, rng: Rng) -> Patch:
     """Crumpled aluminium foil: facets that mirror bright and dark at random."""
     alpha = blob(size, rng, 0.5, rng.uniform(0.5, 1))
-    height = dome(alpha, 0.4) + creases(size, rng, 12) * size * 0.09 + clouds(size, rng, 12, 2) * size * 0.012
+    height = (
+        dome(alpha, 0.4)
+        + creases(size, rng, 12) * size * 0.09
+        + clouds(size, rng, 12, 2) * size * 0.012
+    )
     return patch(alpha, height.astype(np.float32), (0.78, 0.78, 0.8), 1.0, 18, metal=0.95)
 
 
 def pet_bottle(size: int, rng: Rng) -> Patch:
     """A thin clear bottle: ribs and dents, a coloured cap, often a sleeve; bends light far less than glass."""
-    neck, body = rng.uniform(0.09, 0.13), rng.uniform(0.26, 0.38)
+    neck = rng.uniform(0.09, 0.13)
+    body = rng.uniform(0.26, 0.38)
     profile = [
         (-0.95, neck * 1.35),
         (-0.82, neck * 1.35),
@@ -185,7 +213,11 @@ def pet_bottle(size: int, rng: Rng) -> Patch:
     ribs = np.sin(y * rng.uniform(25, 60)) * (y > -0.45) * size * rng.uniform(0.002, 0.008)
     dents = creases(size, rng, 6) * size * rng.uniform(0.01, 0.07)
     haze = rng.uniform(0.55, 0.85)
-    tint = (1.0, 1.0, 1.0) if rng.random() < 0.65 else hsv_colour(rng.uniform(90, 220), rng.uniform(0.2, 0.6), 0.9)
+    tint = (
+        (1.0, 1.0, 1.0)
+        if rng.random() < 0.65
+        else hsv_colour(rng.uniform(90, 220), rng.uniform(0.2, 0.6), 0.9)
+    )
     item = patch(
         mask,
         (height + ribs + dents).astype(np.float32),
@@ -197,7 +229,8 @@ def pet_bottle(size: int, rng: Rng) -> Patch:
         refraction=5,
     )
     cap = y < -0.81
-    item.albedo_hwc[cap], item.clear_hw[cap] = lively(rng, 0.5), 0.0
+    item.albedo_hwc[cap] = lively(rng, 0.5)
+    item.clear_hw[cap] = 0.0
     if rng.random() < 0.65:
         _label_band(item, rng, across * 0.6, *sorted(rng.uniform(-0.4, 0.6, 2)))
     return item
@@ -237,17 +270,32 @@ def tub(size: int, rng: Rng) -> Patch:
     )
     clear = rng.choice([0.0, 0.0, 0.7])
     colour = (
-        (0.93, 0.93, 0.93) if rng.random() < 0.4 else (0.08, 0.08, 0.08) if rng.random() < 0.2 else lively(rng, 0.5)
+        (0.93, 0.93, 0.93)
+        if rng.random() < 0.4
+        else (0.08, 0.08, 0.08)
+        if rng.random() < 0.2
+        else lively(rng, 0.5)
     )
-    return patch(alpha.astype(np.float32), height.astype(np.float32), colour, 0.6, 20, clear=clear, refraction=5)
+    return patch(
+        alpha.astype(np.float32),
+        height.astype(np.float32),
+        colour,
+        0.6,
+        20,
+        clear=clear,
+        refraction=5,
+    )
 
 
 def battery(size: int, rng: Rng) -> Patch:
     """A round cell: two-tone sleeve, metal pole."""
     body = rng.uniform(0.2, 0.32)
-    mask, height, _ = revolve(size, [(-0.92, 0.09), (-0.85, 0.09), (-0.845, body), (0.86, body), (0.9, body * 0.95)])
+    mask, height, _ = revolve(
+        size, [(-0.92, 0.09), (-0.85, 0.09), (-0.845, body), (0.86, body), (0.9, body * 0.95)]
+    )
     _, y = grid(size)
-    dark, bright = (0.06, 0.06, 0.07), lively(rng, 0.5) if rng.random() < 0.6 else (0.25, 0.55, 0.8)
+    dark = (0.06, 0.06, 0.07)
+    bright = lively(rng, 0.5) if rng.random() < 0.6 else (0.25, 0.55, 0.8)
     albedo = np.where((y < rng.uniform(-0.4, 0.4))[..., None], bgr(bright), bgr(dark))
     albedo = np.where(rng.random() < 0.5, albedo[::-1], albedo)
     poles = (y < -0.84) | (y > 0.85)

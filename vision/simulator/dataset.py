@@ -1,4 +1,4 @@
-"""Simulator pictures on disk, as a set like any other: images/<label>/*.jpg and a splits.csv."""
+"""Simulator images on disk, as a set like any other: images/<label>/*.jpg and a splits.csv."""
 
 from __future__ import annotations
 
@@ -13,34 +13,46 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vision.bundle import write_atomically
 from vision.datasets import Dataset, read_index
 from vision.errors import DatasetError
+from vision.files import write_atomically
 from vision.frames import Pixels
 from vision.simulator.catalogue import CATALOGUE
 from vision.simulator.scene import render
 
-PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX = 320, 240
+IMAGE_WIDTH_PX = 320
+IMAGE_HEIGHT_PX = 240
 VAL_EVERY = 5
 
 
-def simulator_dataset(root: Path, images: int, seed: int, labels: tuple[str, ...] = tuple(CATALOGUE)) -> Dataset:
-    """Render pictures, evenly over the labels, and return them as a dataset; every fifth is in the val split.
+def simulator_dataset(
+    root: Path, images: int, seed: int, labels: tuple[str, ...] = tuple(CATALOGUE)
+) -> Dataset:
+    """Render images, evenly over the labels, and return them as a dataset.
+
+    Every fifth is in the val split.
 
     A folder that already holds the set of these very arguments is read, not rendered again.
 
     Args:
         root: folder to write to.
-        images: number of pictures in all.
-        seed: first seed; picture i is rendered from `seed * 1_000_000 + i`.
+        images: number of images in all.
+        seed: first seed; image i is rendered from `seed * 1_000_000 + i`.
         labels: which labels to show.
     """
     recipe = json.dumps(
-        {"images": images, "seed": seed, "labels": labels, "size": [PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX]}
+        {
+            "images": images,
+            "seed": seed,
+            "labels": labels,
+            "size": [IMAGE_WIDTH_PX, IMAGE_HEIGHT_PX],
+        }
     )
     stamp = root / "recipe.json"
     if (root / "splits.csv").exists() and not stamp.exists():
-        raise DatasetError(f"{root}: holds a set that the simulator did not make; name an empty or a new folder")
+        raise DatasetError(
+            f"{root}: holds a set that the simulator did not make; name an empty or a new folder"
+        )
     if not (stamp.is_file() and stamp.read_text() == recipe):
         shutil.rmtree(root / "images", ignore_errors=True)  # our own, of another recipe
         jobs = [(root, labels[i % len(labels)], i, seed * 1_000_000 + i) for i in range(images)]
@@ -48,7 +60,7 @@ def simulator_dataset(root: Path, images: int, seed: int, labels: tuple[str, ...
             (root / "images" / label).mkdir(parents=True, exist_ok=True)
         # Forking a process that runs threads (torch, OpenCV) can hang for ever.
         with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-            names = list(pool.map(_write_picture, jobs, chunksize=16))
+            names = list(pool.map(_write_image, jobs, chunksize=16))
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(("path", "label", "split", "group", "licence"))
@@ -61,21 +73,25 @@ def simulator_dataset(root: Path, images: int, seed: int, labels: tuple[str, ...
 
 
 def contact_sheet(columns: int, seed: int, labels: tuple[str, ...] = tuple(CATALOGUE)) -> Pixels:
-    """Return one picture with a row of simulator pictures for each label: uint8, BGR."""
+    """Return one image with a row of simulator images for each label: uint8, BGR."""
     rows = []
     for row, label in enumerate(labels):
-        tiles = [render(label, 240, 180, seed * 1_000_000 + row * columns + c) for c in range(columns)]
+        tiles = [
+            render(label, 240, 180, seed * 1_000_000 + row * columns + c) for c in range(columns)
+        ]
         strip = np.full((180, 110, 3), 255, dtype=np.uint8)
-        cv2.putText(strip, label, (6, 96), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA)
+        cv2.putText(
+            strip, label, (6, 96), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (40, 40, 40), 1, cv2.LINE_AA
+        )
         rows.append(np.hstack([strip, *tiles]))
     return np.vstack(rows)
 
 
-def _write_picture(job: tuple[Path, str, int, int]) -> str:
+def _write_image(job: tuple[Path, str, int, int]) -> str:
     root, label, index, seed = job
     cv2.setNumThreads(1)
     name = f"images/{label}/{index:06d}.jpg"
-    picture = render(label, PICTURE_WIDTH_PX, PICTURE_HEIGHT_PX, seed)
-    if not cv2.imwrite(str(root / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 88]):
-        raise OSError(f"{root / name}: the picture could not be written")
+    image = render(label, IMAGE_WIDTH_PX, IMAGE_HEIGHT_PX, seed)
+    if not cv2.imwrite(str(root / name), image, [cv2.IMWRITE_JPEG_QUALITY, 88]):
+        raise OSError(f"{root / name}: the image could not be written")
     return name

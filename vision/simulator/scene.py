@@ -1,4 +1,7 @@
-"""One picture of the bin camera: floor, clutter, item with its shadow, lens, sensor. Deterministic for a seed."""
+"""One image of the bin camera: floor, clutter, item with its shadow, lens, sensor.
+
+Deterministic for a seed.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,9 @@ def random_chute(width_px: int, height_px: int, rng: Rng) -> Chute:
         floor_hwc=np.asarray(_clutter(floor, rng), dtype=np.float32),
         light=light,
         exposure=float(np.exp(rng.normal(0, 0.16))),
-        blur_px=float(rng.choice([0.0, rng.uniform(0.4, 1.0), rng.uniform(0.8, 2.0)], p=[0.4, 0.4, 0.2])),
+        blur_px=float(
+            rng.choice([0.0, rng.uniform(0.4, 1.0), rng.uniform(0.8, 2.0)], p=[0.4, 0.4, 0.2])
+        ),
         noise=float(rng.uniform(0.8, 6.0)),
         vignette_hw=np.asarray(1 - rng.uniform(0, 0.3) * (x**2 + y**2) / 2, dtype=np.float32),
         noise_bank=rng.normal(0, 1, (height_px + 64, width_px + 64, 3)).astype(np.float32),
@@ -73,7 +78,7 @@ def place_item(chute: Chute, label: str, rng: Rng) -> PlacedItem:
 
 @dataclass(slots=True, eq=False)
 class PlacedItem:
-    """An item with its lit picture and its resting place (canvas corner, px)."""
+    """An item with its lit image and its resting place (canvas corner, px)."""
 
     label: str
     item: Patch
@@ -82,8 +87,10 @@ class PlacedItem:
     top_px: int
 
 
-def expose(chute: Chute, placed: PlacedItem | None, rng: Rng, offset_px: tuple[int, int] = (0, 0)) -> Pixels:
-    """Take a picture.
+def expose(
+    chute: Chute, placed: PlacedItem | None, rng: Rng, offset_px: tuple[int, int] = (0, 0)
+) -> Pixels:
+    """Take an image.
 
     Args:
         chute: the surroundings.
@@ -108,14 +115,16 @@ def expose(chute: Chute, placed: PlacedItem | None, rng: Rng, offset_px: tuple[i
 
 
 def render(label: str, width_px: int, height_px: int, seed: int) -> Pixels:
-    """Return one still picture of a random item of a label: uint8, BGR; equal for equal arguments."""
+    """Return one still image of a random item of a label: uint8, BGR; equal for equal arguments."""
     rng = np.random.default_rng(seed)
     chute = random_chute(width_px, height_px, rng)
     return expose(chute, place_item(chute, label, rng), rng)
 
 
 def _floor(size: int, rng: Rng) -> Field:
-    kind = rng.choice(["board", "plastic", "steel", "rubber", "concrete"], p=[0.4, 0.2, 0.15, 0.1, 0.15])
+    kind = rng.choice(
+        ["board", "plastic", "steel", "rubber", "concrete"], p=[0.4, 0.2, 0.15, 0.1, 0.15]
+    )
     base = {
         "board": hsv_colour(rng.uniform(20, 50), rng.uniform(0, 0.18), rng.uniform(0.7, 0.95)),
         "plastic": hsv_colour(rng.uniform(0, 360), rng.uniform(0, 0.45), rng.uniform(0.25, 0.85)),
@@ -123,26 +132,39 @@ def _floor(size: int, rng: Rng) -> Field:
         "rubber": (lambda v: (v, v, v))(rng.uniform(0.05, 0.2)),
         "concrete": hsv_colour(rng.uniform(20, 60), rng.uniform(0, 0.2), rng.uniform(0.3, 0.6)),
     }[str(kind)]
-    texture = {"board": 0.015, "plastic": 0.02, "steel": 0.04, "rubber": 0.1, "concrete": 0.16}[str(kind)]
+    texture = {"board": 0.015, "plastic": 0.02, "steel": 0.04, "rubber": 0.1, "concrete": 0.16}[
+        str(kind)
+    ]
     grain = clouds(size, rng, max(4, size // 6), 1) + clouds(size, rng, 6, 3)
     if kind == "steel":  # brushed: noise drawn out along one direction
         lines = rng.normal(0, 1, (size, 6)).astype(np.float32)
         grain = cv2.resize(lines, (size, size), interpolation=cv2.INTER_CUBIC)
         if rng.random() < 0.5:
             grain = grain.T
-    return np.asarray(np.asarray(base, dtype=np.float32) * (1 + texture * grain)[..., None], dtype=np.float32)
+    return np.asarray(
+        np.asarray(base, dtype=np.float32) * (1 + texture * grain)[..., None], dtype=np.float32
+    )
 
 
 def _clutter(floor: Field, rng: Rng) -> Field:
     """Stains, scratches and crumbs."""
     height, width = floor.shape[:2]
     if rng.random() < 0.5:
-        stain = np.clip(clouds(max(height, width), rng, 3, 4)[:height, :width] - rng.uniform(0.1, 0.7), 0, 1)
+        stain = np.clip(
+            clouds(max(height, width), rng, 3, 4)[:height, :width] - rng.uniform(0.1, 0.7), 0, 1
+        )
         floor = floor * (1 - rng.uniform(0.1, 0.6) * stain)[..., None]
     floor = np.ascontiguousarray(floor, dtype=np.float32)
     for _ in range(int(rng.integers(0, 6)) if rng.random() < 0.5 else 0):
         a, b = (tuple(int(v) for v in rng.uniform(0, 1, 2) * (width, height)) for _ in range(2))
-        cv2.line(floor, a, b, (floor[a[1] % height, a[0] % width] * rng.uniform(0.75, 1.2)).tolist(), 1, cv2.LINE_AA)
+        cv2.line(
+            floor,
+            a,
+            b,
+            (floor[a[1] % height, a[0] % width] * rng.uniform(0.75, 1.2)).tolist(),
+            1,
+            cv2.LINE_AA,
+        )
     for _ in range(int(rng.integers(0, 12)) if rng.random() < 0.5 else 0):
         centre = tuple(int(v) for v in rng.uniform(0, 1, 2) * (width, height))
         axes = tuple(int(v) for v in rng.uniform(0.003, 0.025, 2) * height + 1)
@@ -159,20 +181,29 @@ def _window(image: Field, left: int, top: int, size: int) -> Field:
 
 def _paint(image: Field, placed: PlacedItem, light: Light, offset_px: tuple[int, int]) -> None:
     """Darken the floor by the item's shadow and lay the lit item over it, in place."""
-    alpha, size = placed.item.alpha_hw, placed.item.alpha_hw.shape[0]
-    left, top = placed.left_px + offset_px[0], placed.top_px + offset_px[1]
+    alpha = placed.item.alpha_hw
+    size = placed.item.alpha_hw.shape[0]
+    left = placed.left_px + offset_px[0]
+    top = placed.top_px + offset_px[1]
     reach = 0.05 * size * (1 + 2 * np.hypot(*offset_px) / image.shape[0])
     density = (1 - light.ambient) * (1 - 0.6 * placed.item.clear_hw) * alpha
     shadow = cv2.GaussianBlur(np.asarray(density, dtype=np.float32), (0, 0), max(1.0, reach * 0.7))
     _blend(
-        image, shadow * 0.9, None, left - int(light.direction[0] * reach * 2), top - int(light.direction[1] * reach * 2)
+        image,
+        shadow * 0.9,
+        None,
+        left - int(light.direction[0] * reach * 2),
+        top - int(light.direction[1] * reach * 2),
     )
     _blend(image, alpha, placed.lit_hwc, left, top)
 
 
 def _blend(image: Field, alpha: Field, colour: Field | None, left: int, top: int) -> None:
     height, width = image.shape[:2]
-    y0, y1, x0, x1 = max(top, 0), min(top + alpha.shape[0], height), max(left, 0), min(left + alpha.shape[1], width)
+    y0 = max(top, 0)
+    y1 = min(top + alpha.shape[0], height)
+    x0 = max(left, 0)
+    x1 = min(left + alpha.shape[1], width)
     if y0 >= y1 or x0 >= x1:
         return
     a = alpha[y0 - top : y1 - top, x0 - left : x1 - left, None]

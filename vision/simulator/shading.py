@@ -1,8 +1,11 @@
-"""Light on a material. One model for all items: diffuse, highlight, mirror and see-through parts add up.
+"""Light on a material.
 
-Matt cardboard and paper show only the first; metal mirrors an environment of bright and dark bands; glass and film let
-the floor through, bent by their relief, and reflect more the more they are tilted (Fresnel).
-Source: Schlick, "An Inexpensive BRDF Model for Physically-based Rendering", 1994, for the reflectance.
+One model for all items: diffuse, highlight, mirror and see-through parts add up.
+
+Matt cardboard and paper show only the first; metal mirrors an environment of bright and dark bands;
+glass and film let the floor through, bent by their relief, and reflect more the more they are
+tilted (Fresnel). Source: Schlick, "An Inexpensive BRDF Model for Physically-based Rendering", 1994,
+for the reflectance.
 """
 
 from __future__ import annotations
@@ -34,14 +37,21 @@ class Light:
 
 def random_light(rng: Rng) -> Light:
     """Return a lamp above the chute, cool to warm, hard to soft."""
-    turn, tilt = rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 0.9)
+    turn = rng.uniform(0, 2 * np.pi)
+    tilt = rng.uniform(0.15, 0.9)
     warm = rng.normal(0, 0.09)
     bands = tuple(
-        (float(rng.uniform(2, 8)), float(rng.uniform(0, 6.3)), float(rng.uniform(0, np.pi))) for _ in range(3)
+        (float(rng.uniform(2, 8)), float(rng.uniform(0, 6.3)), float(rng.uniform(0, np.pi)))
+        for _ in range(3)
     )
-    x, y, z = np.cos(turn) * np.sin(tilt), np.sin(turn) * np.sin(tilt), np.cos(tilt)
+    x = np.cos(turn) * np.sin(tilt)
+    y = np.sin(turn) * np.sin(tilt)
+    z = np.cos(tilt)
     return Light(
-        (float(x), float(y), float(z)), rng.uniform(0.3, 0.75), (float(np.exp(-warm)), 1.0, float(np.exp(warm))), bands
+        (float(x), float(y), float(z)),
+        rng.uniform(0.3, 0.75),
+        (float(np.exp(-warm)), 1.0, float(np.exp(warm))),
+        bands,
     )
 
 
@@ -52,7 +62,8 @@ def turn_patch(item: Patch, angle_deg: float) -> Patch:
 
     def turn(field: Field, border: int) -> Field:
         return np.asarray(
-            cv2.warpAffine(field, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border), dtype=np.float32
+            cv2.warpAffine(field, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border),
+            dtype=np.float32,
         )
 
     return Patch(
@@ -76,7 +87,9 @@ def shade(item: Patch, behind_hwc: Field, light: Light) -> Field:
     slope_x = cv2.Sobel(item.height_hw, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)
     slope_y = cv2.Sobel(item.height_hw, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
     inverse = 1 / np.sqrt(slope_x**2 + slope_y**2 + 1)
-    nx, ny, nz = -slope_x * inverse, -slope_y * inverse, inverse
+    nx = -slope_x * inverse
+    ny = -slope_y * inverse
+    nz = inverse
     lx, ly, lz = light.direction
     lambert = np.clip(nx * lx + ny * ly + nz * lz, 0, 1)
     half = np.array([lx, ly, lz + 1]) / np.linalg.norm([lx, ly, lz + 1])
@@ -101,6 +114,8 @@ def shade(item: Patch, behind_hwc: Field, light: Light) -> Field:
         through = bent * np.asarray(item.tint, dtype=np.float32)
         clear = (item.clear_hw * (1 - 0.8 * fresnel))[..., None]
         lit = (
-            lit * (1 - clear) + through * clear + (fresnel * mirror * item.gloss * 0.8 * (item.clear_hw > 0))[..., None]
+            lit * (1 - clear)
+            + through * clear
+            + (fresnel * mirror * item.gloss * 0.8 * (item.clear_hw > 0))[..., None]
         )
     return np.asarray(lit + highlight[..., None] * colour, dtype=np.float32)

@@ -44,11 +44,16 @@ class Patch:
     refraction: float = 0.0
 
 
-def patch(alpha: Field, height: Field, albedo: Any, gloss: float, shine: float, **rest: Any) -> Patch:
-    """Build a patch; `metal` and `clear` may be numbers or fields, `albedo` a colour or a picture."""
+def patch(
+    alpha: Field, height: Field, albedo: Any, gloss: float, shine: float, **rest: Any
+) -> Patch:
+    """Build a patch; `metal` and `clear` may be numbers or fields, `albedo` a colour or an image."""
     size = alpha.shape[0]
     albedo_hwc = np.broadcast_to(np.asarray(albedo, dtype=np.float32), (size, size, 3)).copy()
-    metal, clear = (np.broadcast_to(bgr(rest.pop(name, 0.0)), (size, size)).copy() for name in ("metal", "clear"))
+    metal, clear = (
+        np.broadcast_to(bgr(rest.pop(name, 0.0)), (size, size)).copy()
+        for name in ("metal", "clear")
+    )
     return Patch(alpha, height, albedo_hwc, gloss, shine, metal, clear, **rest)
 
 
@@ -78,10 +83,12 @@ def creases(size: int, rng: Rng, folds: int) -> Field:
     """Return a crumpled relief, mean about 0, size about 1: facets between straight folds."""
     x, y = grid(size)
     # Bending the coordinates keeps the folds from running through the whole item as ruled lines.
-    x, y = x + 0.25 * clouds(size, rng, 3, 2), y + 0.25 * clouds(size, rng, 3, 2)
+    x = x + 0.25 * clouds(size, rng, 3, 2)
+    y = y + 0.25 * clouds(size, rng, 3, 2)
     total = np.zeros((size, size), dtype=np.float32)
     for _ in range(folds):
-        angle, period = rng.uniform(0, np.pi), rng.uniform(0.25, 1.1)
+        angle = rng.uniform(0, np.pi)
+        period = rng.uniform(0.25, 1.1)
         along = (np.cos(angle) * x + np.sin(angle) * y) / period + rng.uniform(0, 1)
         total += np.abs(along - np.floor(along) - 0.5) * np.float32(period * rng.uniform(0.4, 1.0))
     total = total - total.mean()
@@ -91,7 +98,9 @@ def creases(size: int, rng: Rng, folds: int) -> Field:
 def polygon(size: int, points_xy: Any) -> Field:
     """Return the antialiased mask of a polygon; points in -1..1."""
     mask = np.zeros((size, size), dtype=np.uint8)
-    pixels = np.round((np.asarray(points_xy, dtype=np.float64) + 1) / 2 * (size - 1) * 16).astype(np.int32)
+    pixels = np.round((np.asarray(points_xy, dtype=np.float64) + 1) / 2 * (size - 1) * 16).astype(
+        np.int32
+    )
     cv2.fillPoly(mask, [pixels], 255, cv2.LINE_AA, shift=4)
     return bgr(mask / 255.0)
 
@@ -125,7 +134,9 @@ def dome(mask: Field, height: float) -> Field:
     """Return the relief of a cushion with this outline."""
     distance = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
     top = max(float(distance.max()), 1.0)
-    return np.asarray(height * top * np.sqrt(np.clip(1 - (1 - distance / top) ** 2, 0, 1)), dtype=np.float32)
+    return np.asarray(
+        height * top * np.sqrt(np.clip(1 - (1 - distance / top) ** 2, 0, 1)), dtype=np.float32
+    )
 
 
 def revolve(size: int, profile_ty: Any) -> tuple[Field, Field, Field]:
@@ -139,7 +150,9 @@ def revolve(size: int, profile_ty: Any) -> tuple[Field, Field, Field]:
     """
     profile = np.asarray(profile_ty, dtype=np.float32)
     x, y = grid(size)
-    half = np.interp(y[:, 0], profile[:, 0], profile[:, 1], left=0, right=0).astype(np.float32)[:, None]
+    half = np.interp(y[:, 0], profile[:, 0], profile[:, 1], left=0, right=0).astype(np.float32)[
+        :, None
+    ]
     half = bgr(cv2.GaussianBlur(np.repeat(half, 3, axis=1), (1, 5), 0)[:, :1])
     across = np.clip(x / np.maximum(half, 1e-3), -1.5, 1.5)
     mask = np.clip((half - np.abs(x)) * size / 4 + 0.5, 0, 1) * (half > 0.01)
@@ -149,7 +162,10 @@ def revolve(size: int, profile_ty: Any) -> tuple[Field, Field, Field]:
 
 def lively(rng: Rng, low: float = 0.15, high: float = 1.0) -> Colour:
     """Return a saturated print colour."""
-    hsv = np.array([[[rng.uniform(0, 180), rng.uniform(110, 255), 255 * rng.uniform(low, high)]]], dtype=np.uint8)
+    hsv = np.array(
+        [[[rng.uniform(0, 180), rng.uniform(110, 255), 255 * rng.uniform(low, high)]]],
+        dtype=np.uint8,
+    )
     b, g, r = (cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0] / 255.0).tolist()
     return float(b), float(g), float(r)
 
@@ -161,15 +177,19 @@ def hsv_colour(hue_deg: float, saturation: float, value: float) -> Colour:
     return float(b), float(g), float(r)
 
 
-def text_lines(picture: Field, rng: Rng, box: tuple[int, int, int, int], ink: Colour, height_px: int) -> None:
-    """Draw lines of word-like marks into a picture, in place; box is left, top, right, bottom in pixels."""
+def text_lines(
+    image: Field, rng: Rng, box: tuple[int, int, int, int], ink: Colour, height_px: int
+) -> None:
+    """Draw lines of word-like marks into an image, in place; box is left, top, right, bottom in pixels."""
     left, top, right, bottom = box
     for y in range(top, bottom - height_px, max(2, int(height_px * 1.8))):
         x = left
         while x < right:
             width = int(height_px * rng.uniform(0.8, 4))
             if rng.random() < 0.85:
-                cv2.rectangle(picture, (x, y), (min(x + width, right), y + max(1, height_px // 2)), ink, -1)
+                cv2.rectangle(
+                    image, (x, y), (min(x + width, right), y + max(1, height_px // 2)), ink, -1
+                )
             x += width + max(2, height_px // 2)
 
 
@@ -179,21 +199,30 @@ def _grey(value: float) -> Colour:
 
 def graphics(size: int, rng: Rng, base: Colour, busy: int = 10) -> Field:
     """Return a printed surface: colour fields, discs, bands and text on a base colour."""
-    picture = np.empty((size, size, 3), dtype=np.float32)
-    picture[:] = base
+    image = np.empty((size, size, 3), dtype=np.float32)
+    image[:] = base
     for _ in range(int(rng.integers(busy // 2, busy + 1))):
         ink = lively(rng) if rng.random() < 0.7 else _grey(float(rng.uniform(0, 1)))
         x0, y0 = (int(v) for v in rng.integers(0, size, 2))
         w, h = (int(v) for v in rng.uniform(0.08, 0.5, 2) * size)
         kind = rng.integers(4)
         if kind == 0:
-            cv2.rectangle(picture, (x0, y0), (x0 + w, y0 + h), ink, -1)
+            cv2.rectangle(image, (x0, y0), (x0 + w, y0 + h), ink, -1)
         elif kind == 1:
             cv2.ellipse(
-                picture, (x0, y0), (max(2, w // 2), max(2, h // 3)), float(rng.uniform(0, 180)), 0, 360, ink, -1
+                image,
+                (x0, y0),
+                (max(2, w // 2), max(2, h // 3)),
+                float(rng.uniform(0, 180)),
+                0,
+                360,
+                ink,
+                -1,
             )
         elif kind == 2:
-            cv2.rectangle(picture, (0, y0), (size, y0 + h // 3), ink, -1)
+            cv2.rectangle(image, (0, y0), (size, y0 + h // 3), ink, -1)
         else:
-            text_lines(picture, rng, (x0, y0, x0 + w, y0 + h), ink, max(3, size // int(rng.integers(16, 60))))
-    return picture
+            text_lines(
+                image, rng, (x0, y0, x0 + w, y0 + h), ink, max(3, size // int(rng.integers(16, 60)))
+            )
+    return image

@@ -1,6 +1,9 @@
-"""A chute on a bad day: hands, shadows, lamps, flicker and dirt around the items, with the truth of every frame.
+"""A chute on a bad day.
 
-What a trigger must count and what it must not. `World` is the calm double of demos; this one is for measuring.
+Hands, shadows, lamps, flicker and dirt around the items, with the truth of every frame.
+
+What a trigger must count and what it must not. `World` is the calm double of demos; this one is for
+measuring.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from vision.simulator.scene import expose, random_chute
 from vision.simulator.shapes import Rng
 from vision.simulator.world import Items
 
-FALL_FRAMES, PATIENCE_FRAMES = 4, 80
+FALL_FRAMES = 4
+PATIENCE_FRAMES = 80
 INCIDENTS = ("hand", "passing shadow", "standing shadow", "lamp", "dirt")
 
 
@@ -25,7 +29,7 @@ class Street:
     Args:
         items: what is thrown in.
         count: number of items.
-        size_px: width, height of the pictures.
+        size_px: width, height of the images.
         seed: of everything.
         incidents: what else happens, of INCIDENTS.
 
@@ -36,22 +40,32 @@ class Street:
     """
 
     def __init__(
-        self, items: Items, count: int, size_px: tuple[int, int], seed: int, incidents: tuple[str, ...] = INCIDENTS
+        self,
+        items: Items,
+        count: int,
+        size_px: tuple[int, int],
+        seed: int,
+        incidents: tuple[str, ...] = INCIDENTS,
     ) -> None:
-        self._items, self._size_px, self._incidents = items, size_px, incidents
+        self._items = items
+        self._size_px = size_px
+        self._incidents = incidents
         self._rng = np.random.default_rng([seed, 5])
         self._chute = random_chute(*size_px, np.random.default_rng([seed, 6]))
         self._base = self._chute.exposure
-        self._gain, self._target, self._cast = 1.0, 1.0, np.ones(3)
+        self._gain = 1.0
+        self._target = 1.0
+        self._cast = np.ones(3)
         self._lies: int | None = None
         self._clearing = False
         self._now = "quiet"
-        self.counted, self.false = [0] * count, dict.fromkeys(("quiet", *incidents), 0)
+        self.counted = [0] * count
+        self.false = dict.fromkeys(("quiet", *incidents), 0)
         self.empty_frames = 0
         self._frames = self._play(count)
 
-    def look(self) -> Pixels | None:
-        """Return the next picture, uint8 BGR, or None at the end."""
+    def view(self) -> Pixels | None:
+        """Return the next image, uint8 BGR, or None at the end."""
         return next(self._frames, None)
 
     def clear(self) -> None:
@@ -72,17 +86,22 @@ class Street:
                     if self._incidents and rng.random() < 0.6:
                         self._now = str(rng.choice(self._incidents))
                         yield from self._incident()
-                        yield from (self._empty() for _ in range(3))  # an incident's trace is still its own
+                        yield from (
+                            self._empty() for _ in range(3)
+                        )  # an incident's trace is still its own
                         self._now = "quiet"
             yield from (self._empty() for _ in range(3))
             yield from self._item(index)
 
     def _item(self, index: int) -> Iterator[Pixels]:
-        rng, height = self._rng, self._size_px[1]
-        limb = _Limb(self._size_px, rng) if "hand" in self._incidents and rng.random() < 0.5 else None
+        rng = self._rng
+        height = self._size_px[1]
+        limb = (
+            _Limb(self._size_px, rng) if "hand" in self._incidents and rng.random() < 0.5 else None
+        )
         for step in range(FALL_FRAMES, 0, -1):
-            picture = self._draw(index, (0, -int(0.8 * height * step / FALL_FRAMES)))
-            yield limb.paint(picture, 1 - 0.6 * step / FALL_FRAMES) if limb else picture
+            image = self._draw(index, (0, -int(0.8 * height * step / FALL_FRAMES)))
+            yield limb.paint(image, 1 - 0.6 * step / FALL_FRAMES) if limb else image
         self._lies = index
         for step in range(int(rng.integers(0, 4))):  # it bounces
             yield self._draw(index, (0, -int(0.06 * height * rng.random() / (step + 1))))
@@ -95,20 +114,25 @@ class Street:
                 break
         for step in range(3):  # the lid takes a moment, then it slides away
             yield self._draw(index, (0, int(0.5 * height * max(0, step - 1))))
-        self._lies, self._clearing = None, False
+        self._lies = None
+        self._clearing = False
 
     def _incident(self) -> Iterator[Pixels]:
-        rng, (width, height) = self._rng, self._size_px
+        rng = self._rng
+        (width, height) = self._size_px
         if self._now == "hand":
             limb = _Limb(self._size_px, rng)
-            deepest, hover = rng.uniform(0.3, 0.9), int(rng.integers(3, 15))
+            deepest = rng.uniform(0.3, 0.9)
+            hover = int(rng.integers(3, 15))
             for reach in np.concatenate(
                 [np.linspace(0, deepest, 4), np.full(hover, deepest), np.linspace(deepest, 0, 4)]
             ):
                 yield limb.paint(self._empty(), float(reach + 0.01 * rng.normal()))
         elif self._now in ("passing shadow", "standing shadow"):
-            passing, depth = self._now == "passing shadow", rng.uniform(0.25, 0.6)
-            soft, side = rng.uniform(0.05, 0.2) * width, rng.choice([-1, 1])
+            passing = self._now == "passing shadow"
+            depth = rng.uniform(0.25, 0.6)
+            soft = rng.uniform(0.05, 0.2) * width
+            side = rng.choice([-1, 1])
             x = np.arange(width, dtype=np.float32)
             stop = rng.uniform(0.2, 0.8) * width
             way = np.linspace(-0.3 * width, 1.3 * width, int(rng.integers(6, 20)))
@@ -125,7 +149,16 @@ class Street:
             floor = self._chute.floor_hwc
             at = tuple(int(v) for v in rng.uniform(0.1, 0.9, 2) * (width, height))
             axes = tuple(int(v) for v in rng.uniform(0.01, 0.03, 2) * height + 1)
-            cv2.ellipse(floor, at, axes, float(rng.uniform(0, 180)), 0, 360, (floor[at[1], at[0]] * 0.6).tolist(), -1)
+            cv2.ellipse(
+                floor,
+                at,
+                axes,
+                float(rng.uniform(0, 180)),
+                0,
+                360,
+                (floor[at[1], at[0]] * 0.6).tolist(),
+                -1,
+            )
             yield self._empty()
 
     def _empty(self) -> Pixels:
@@ -151,18 +184,37 @@ class _Limb:
     """A hand on an arm that comes in from above; skin or sleeve, never quite still."""
 
     def __init__(self, size_px: tuple[int, int], rng: Rng) -> None:
-        self._rng, (width, self._height) = rng, size_px
-        self._x, self._thick = rng.uniform(0.25, 0.75) * width, rng.uniform(0.12, 0.25) * width
+        self._rng = rng
+        (width, self._height) = size_px
+        self._x = rng.uniform(0.25, 0.75) * width
+        self._thick = rng.uniform(0.12, 0.25) * width
         tone = rng.uniform(0.35, 1.0)
         self._skin = np.array([120, 150, 205]) * tone
         self._sleeve = rng.uniform(20, 200, 3)
 
     def paint(self, pixels: Pixels, reach: float) -> Pixels:
-        """Return the picture with the hand that far into it, 0..1 of the height."""
-        out, x = pixels.copy(), self._x + self._rng.normal(0, 0.006) * self._height
+        """Return the image with the hand that far into it, 0..1 of the height."""
+        out = pixels.copy()
+        x = self._x + self._rng.normal(0, 0.006) * self._height
         tip = reach * self._height + self._rng.normal(0, 0.006) * self._height
         wrist = tip - 1.5 * self._thick
-        cv2.line(out, (int(x), -50), (int(x), int(wrist)), self._sleeve.tolist(), int(self._thick), cv2.LINE_AA)
+        cv2.line(
+            out,
+            (int(x), -50),
+            (int(x), int(wrist)),
+            self._sleeve.tolist(),
+            int(self._thick),
+            cv2.LINE_AA,
+        )
         centre = (int(x), int(tip - 0.7 * self._thick))
-        cv2.ellipse(out, centre, (int(0.5 * self._thick), int(0.7 * self._thick)), 0, 0, 360, self._skin.tolist(), -1)
+        cv2.ellipse(
+            out,
+            centre,
+            (int(0.5 * self._thick), int(0.7 * self._thick)),
+            0,
+            0,
+            360,
+            self._skin.tolist(),
+            -1,
+        )
         return out

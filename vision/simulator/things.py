@@ -32,7 +32,13 @@ def fruit(size: int, rng: Rng) -> Patch:
     other = bgr(hsv_colour(rng.uniform(20, 90), 0.6, 0.6))
     share = np.clip(clouds(size, rng, 3, 4) * 0.6, 0, 1)[..., None]
     pores = clouds(size, rng, max(8, size // 6), 1) * rng.uniform(0, 0.6)
-    return patch(alpha, (dome(alpha, 0.9) + pores).astype(np.float32), base * (1 - share) + other * share, 0.4, 14)
+    return patch(
+        alpha,
+        (dome(alpha, 0.9) + pores).astype(np.float32),
+        base * (1 - share) + other * share,
+        0.4,
+        14,
+    )
 
 
 def banana(size: int, rng: Rng) -> Patch:
@@ -42,7 +48,8 @@ def banana(size: int, rng: Rng) -> Patch:
     outer = np.stack([np.cos(turn) * (0.7 + width), np.sin(turn) * (0.7 + width) - 0.4], axis=1)
     inner = np.stack([np.cos(turn) * (0.7 - width), np.sin(turn) * (0.7 - width) - 0.4], axis=1)
     alpha = polygon(size, np.concatenate([outer, inner[::-1]]))
-    yellow, brown = bgr(hsv_colour(rng.uniform(42, 58), 0.8, 0.85)), bgr((0.08, 0.16, 0.26))
+    yellow = bgr(hsv_colour(rng.uniform(42, 58), 0.8, 0.85))
+    brown = bgr((0.08, 0.16, 0.26))
     share = np.clip((clouds(size, rng, 10, 3) - rng.uniform(0, 0.8)) * 3, 0, 1)[..., None]
     return patch(alpha, dome(alpha, 0.9), yellow * (1 - share) + brown * share, 0.15, 8)
 
@@ -54,17 +61,17 @@ def leaves(size: int, rng: Rng) -> Patch:
     height = np.zeros((size, size), dtype=np.float32)
     x, y = grid(size)
     for _ in range(int(rng.integers(1, 6))):
-        angle, scale, cx, cy = (
-            rng.uniform(0, 6.3),
-            rng.uniform(0.35, 0.7),
-            rng.uniform(-0.35, 0.35),
-            rng.uniform(-0.35, 0.35),
-        )
+        angle = rng.uniform(0, 6.3)
+        scale = rng.uniform(0.35, 0.7)
+        cx = rng.uniform(-0.35, 0.35)
+        cy = rng.uniform(-0.35, 0.35)
         u = ((x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)) / scale
         v = (-(x - cx) * np.sin(angle) + (y - cy) * np.cos(angle)) / scale
         leaf = (np.abs(u) < 1) & (np.abs(v) < 0.45 * (1 - u**2) * (1 + 0.06 * np.sin(u * 40)))
         veins = np.exp(-((v / 0.015) ** 2)) + 0.5 * (np.sin((u + np.abs(v)) * 22) > 0.93)
-        colour = bgr(hsv_colour(rng.uniform(35, 120), rng.uniform(0.4, 0.8), rng.uniform(0.25, 0.65)))
+        colour = bgr(
+            hsv_colour(rng.uniform(35, 120), rng.uniform(0.4, 0.8), rng.uniform(0.25, 0.65))
+        )
         albedo[leaf] = (colour * (1 + 0.4 * veins)[..., None])[leaf]
         height[leaf] = (veins * 1.5 + np.abs(v) * size * 0.1)[leaf]
         alpha[leaf] = 1
@@ -94,7 +101,12 @@ def phone(size: int, rng: Rng) -> Patch:
     albedo[screen] = rng.uniform(0.01, 0.07)
     height = dome(alpha, 0.06) + clouds(size, rng, 2, 1) * size * 0.01
     return patch(
-        alpha.astype(np.float32), height.astype(np.float32), albedo, 0.9, 40, metal=np.where(screen, 0.12, 0.4)
+        alpha.astype(np.float32),
+        height.astype(np.float32),
+        albedo,
+        0.9,
+        40,
+        metal=np.where(screen, 0.12, 0.4),
     )
 
 
@@ -106,9 +118,17 @@ def circuit_board(size: int, rng: Rng) -> Patch:
     albedo[:] = base
     height = np.zeros((size, size), dtype=np.float32)
     for _ in range(40):
-        x0, y0, w, h = (int(v) for v in (*rng.integers(0, size, 2), *rng.integers(3, max(5, size // 7), 2)))
+        x0, y0, w, h = (
+            int(v) for v in (*rng.integers(0, size, 2), *rng.integers(3, max(5, size // 7), 2))
+        )
         kind = rng.random()
-        ink = (0.06, 0.06, 0.06) if kind < 0.5 else (0.3, 0.65, 0.8) if kind < 0.8 else (0.8, 0.8, 0.8)
+        ink = (
+            (0.06, 0.06, 0.06)
+            if kind < 0.5
+            else (0.3, 0.65, 0.8)
+            if kind < 0.8
+            else (0.8, 0.8, 0.8)
+        )
         cv2.rectangle(albedo, (x0, y0), (x0 + w, y0 + h), ink, -1)
         cv2.rectangle(height, (x0, y0), (x0 + w, y0 + h), float(rng.uniform(1, 6)), -1)
     for _ in range(25):
@@ -124,7 +144,9 @@ def keyboard(size: int, rng: Rng) -> Patch:
     pitch = rng.uniform(0.09, 0.16)
     keys = (np.abs((x / pitch) % 1 - 0.5) < 0.4) & (np.abs((y / pitch) % 1 - 0.5) < 0.4)
     dark, light = sorted(rng.uniform(0.05, 0.85, 2))
-    albedo = np.where(keys, light, dark) if rng.random() < 0.4 else np.where(keys, dark, light * 0.8)
+    albedo = (
+        np.where(keys, light, dark) if rng.random() < 0.4 else np.where(keys, dark, light * 0.8)
+    )
     height = cv2.GaussianBlur(keys.astype(np.float32) * 4, (5, 5), 0)
     return patch(alpha, height, np.repeat(albedo[..., None], 3, axis=2), 0.25, 10)
 
@@ -136,9 +158,12 @@ def cable(size: int, rng: Rng) -> Patch:
     y = 0.6 * np.sin(t * rng.uniform(7, 16) + rng.uniform(0, 6)) * (0.5 + 0.5 * t)
     pixels = np.stack([(x + 1) / 2 * size, (y + 1) / 2 * size], axis=1).astype(np.int32)
     alpha = np.zeros((size, size), dtype=np.float32)
-    cv2.polylines(alpha, [pixels], False, 1.0, max(3, size // int(rng.integers(22, 45))), cv2.LINE_AA)
+    cv2.polylines(
+        alpha, [pixels], False, 1.0, max(3, size // int(rng.integers(22, 45))), cv2.LINE_AA
+    )
     cx, cy = (int(v) for v in pixels[-1])
-    w, h = int(size * rng.uniform(0.08, 0.16)), int(size * rng.uniform(0.06, 0.12))
+    w = int(size * rng.uniform(0.08, 0.16))
+    h = int(size * rng.uniform(0.06, 0.12))
     cv2.rectangle(alpha, (cx - w, cy - h), (cx + w, cy + h), 1.0, -1)
     shade = rng.choice([0.05, 0.1, 0.9])
     return patch(alpha, dome(alpha, 0.9), (shade, shade, shade), 0.4, 16)

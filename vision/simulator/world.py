@@ -1,8 +1,10 @@
-"""A chute in time: an item falls in, lies there until the lid clears it, the next one comes. The truth is kept.
+"""A chute in time: an item falls in, lies there until the lid clears it, the next one comes.
 
-It is the first-class double of the street: the bin's camera looks at it and the bin's actuator clears it. The ledger is
-the truth on disk. It outlives the process, as the street does: if the bin is killed while an item lies in the chute, the
-item still lies there when the bin comes back.
+The truth is kept.
+
+It is the first-class double of the street: the bin's camera looks at it and the bin's actuator
+clears it. The ledger is the truth on disk. It outlives the process, as the street does: if the bin
+is killed while an item lies in the chute, the item still lies there when the bin comes back.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from vision.simulator.scene import Chute, PlacedItem, expose, place_item, random
 
 log = logging.getLogger(__name__)
 
-EMPTY_FRAMES, FALL_FRAMES, PATIENCE_FRAMES = 4, 4, 60
+EMPTY_FRAMES = 4
+FALL_FRAMES = 4
+PATIENCE_FRAMES = 60
 
 
 class Items(Protocol):
@@ -33,23 +37,28 @@ class Items(Protocol):
     def label(self, index: int) -> str:
         """Return the true label of an item."""
 
-    def draw(self, index: int, chute: Chute, offset_px: tuple[int, int], rng: np.random.Generator) -> Pixels:
-        """Return a picture of the chute with the item that far from its resting place."""
+    def draw(
+        self, index: int, chute: Chute, offset_px: tuple[int, int], rng: np.random.Generator
+    ) -> Pixels:
+        """Return an image of the chute with the item that far from its resting place."""
 
 
 class SimulatedItems:
     """Procedural items of the given labels."""
 
     def __init__(self, seed: int, labels: tuple[str, ...] = tuple(CATALOGUE)) -> None:
-        self._seed, self._labels = seed, labels
+        self._seed = seed
+        self._labels = labels
         self._placed: tuple[int, PlacedItem] | None = None
 
     def label(self, index: int) -> str:
         """Return the true label of an item."""
         return self._labels[int(self._rng(index).integers(len(self._labels)))]
 
-    def draw(self, index: int, chute: Chute, offset_px: tuple[int, int], rng: np.random.Generator) -> Pixels:
-        """Return a picture of the chute with the item in it."""
+    def draw(
+        self, index: int, chute: Chute, offset_px: tuple[int, int], rng: np.random.Generator
+    ) -> Pixels:
+        """Return an image of the chute with the item in it."""
         if self._placed is None or self._placed[0] != index:
             self._placed = index, place_item(chute, self.label(index), self._rng(index))
         return expose(chute, self._placed[1], rng, offset_px)
@@ -59,7 +68,10 @@ class SimulatedItems:
 
 
 class Photographs:
-    """Real pictures in place of items: each slides over the chute and then fills the frame, pixel for pixel."""
+    """Real images in place of items.
+
+    Each slides over the chute and then fills the frame, pixel for pixel.
+    """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self._samples = dataset.samples
@@ -67,31 +79,39 @@ class Photographs:
         self._shown: tuple[int, Pixels] | None = None
 
     def label(self, index: int) -> str:
-        """Return the true label of a picture."""
+        """Return the true label of an image."""
         return self._samples[int(self._order[index % len(self._order)])].label
 
-    def draw(self, index: int, chute: Chute, offset_px: tuple[int, int], rng: np.random.Generator) -> Pixels:
-        """Return the picture, shifted over the empty chute while it moves."""
+    def draw(
+        self, index: int, chute: Chute, offset_px: tuple[int, int], rng: np.random.Generator
+    ) -> Pixels:
+        """Return the image, shifted over the empty chute while it moves."""
         height_px, width_px = chute.floor_hwc.shape[:2]
         if self._shown is None or self._shown[0] != index:
             pixels = read_image(self._samples[int(self._order[index % len(self._order)])].path)
             if pixels.shape[:2] != (height_px, width_px):
                 pixels = cv2.resize(pixels, (width_px, height_px), interpolation=cv2.INTER_AREA)
             self._shown = index, np.asarray(pixels, dtype=np.uint8)
-        picture, (dx, dy) = self._shown[1], offset_px
+        image = self._shown[1]
+        (dx, dy) = offset_px
         if not dx and not dy:
-            return picture
+            return image
         moved = expose(chute, None, rng)
-        x0, y0 = max(dx, 0), max(dy, 0)
-        x1, y1 = min(width_px + dx, width_px), min(height_px + dy, height_px)
+        x0 = max(dx, 0)
+        y0 = max(dy, 0)
+        x1 = min(width_px + dx, width_px)
+        y1 = min(height_px + dy, height_px)
         if x0 < x1 and y0 < y1:
-            moved[y0:y1, x0:x1] = picture[y0 - dy : y1 - dy, x0 - dx : x1 - dx]
+            moved[y0:y1, x0:x1] = image[y0 - dy : y1 - dy, x0 - dx : x1 - dx]
         return moved
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerLine:
-    """One line of the truth: item `index` of `label` was "dropped", "cleared" (to `stream`) or "missed"."""
+    """One line of the truth.
+
+    Item `index` of `label` was "dropped", "cleared" (to `stream`) or "missed".
+    """
 
     index: int
     label: str
@@ -104,7 +124,9 @@ def read_ledger(path: Path) -> list[LedgerLine]:
     if not path.is_file():
         return []
     return [
-        LedgerLine(**json.loads(line)) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")
+        LedgerLine(**json.loads(line))
+        for line in path.read_text().splitlines(keepends=True)
+        if line.endswith("\n")
     ]
 
 
@@ -114,7 +136,7 @@ class World:
     Args:
         items: what is thrown in.
         count: number of items; None never ends.
-        size_px: width, height of the pictures.
+        size_px: width, height of the images.
         seed: of the chute and the noise.
         ledger: file of the truth; an existing one is continued. None keeps no truth.
         dark_floor: a black floor, on which any photograph stands out.
@@ -129,7 +151,9 @@ class World:
         ledger: Path | None = None,
         dark_floor: bool = False,
     ) -> None:
-        self._items, self._count, self._ledger_path = items, count, ledger
+        self._items = items
+        self._count = count
+        self._ledger_path = ledger
         self._rng = np.random.default_rng([seed, 1])
         self._chute = random_chute(*size_px, np.random.default_rng([seed, 2]))
         if dark_floor:
@@ -142,7 +166,11 @@ class World:
         self._frame = EMPTY_FRAMES + FALL_FRAMES if dropped > self._index else 0
         if ledger:
             ledger.parent.mkdir(parents=True, exist_ok=True)
-            if ledger.is_file() and not ledger.read_bytes().endswith(b"\n") and ledger.stat().st_size:
+            if (
+                ledger.is_file()
+                and not ledger.read_bytes().endswith(b"\n")
+                and ledger.stat().st_size
+            ):
                 ledger.write_text("".join(f"{json.dumps(_plain(line))}\n" for line in lines))
 
     @property
@@ -150,8 +178,8 @@ class World:
         """Whether the last item is gone."""
         return self._count is not None and self._index >= self._count
 
-    def look(self) -> Pixels | None:
-        """Return the next picture, uint8 BGR, or None when the last item is gone."""
+    def view(self) -> Pixels | None:
+        """Return the next image, uint8 BGR, or None when the last item is gone."""
         if self.ended:
             return None
         phase = self._frame
@@ -174,7 +202,10 @@ class World:
             return expose(self._chute, None, self._rng)
 
     def clear(self, stream: str) -> None:
-        """Open the lid: whatever lies in the chute is gone. Clearing an empty chute does nothing."""
+        """Open the lid: whatever lies in the chute is gone.
+
+        Clearing an empty chute does nothing.
+        """
         if self._frame > EMPTY_FRAMES:
             self._next("cleared", stream)
 
@@ -192,7 +223,9 @@ class World:
             with self._ledger_path.open("a") as file:
                 file.write(json.dumps(_plain(line)) + "\n")
         except OSError as error:
-            raise StorageError(f"{self._ledger_path}: the ledger cannot be written ({error.strerror})") from error
+            raise StorageError(
+                f"{self._ledger_path}: the ledger cannot be written ({error.strerror})"
+            ) from error
 
 
 def _plain(line: LedgerLine) -> dict[str, object]:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster import stats
-from cluster.aggregate import HISTOGRAM, Statistics, merge, partial
+from cluster.aggregate import HISTOGRAM, Statistics, aggregate_files, merge
 from cluster.app import aggregate
 from cluster.config import HubConfig
 from cluster.lake import Lake, events_table
@@ -24,11 +24,16 @@ def _rows(statistics: Statistics) -> tuple[list[dict[str, object]], list[dict[st
     return statistics.items.to_pylist(), statistics.outboxes.to_pylist()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15
+)
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["b1", "b2"]), st.sampled_from(["glass", "paper"]), st.floats(0, 1), st.integers(0, 3)
+            st.sampled_from(["b1", "b2"]),
+            st.sampled_from(["glass", "paper"]),
+            st.floats(0, 1),
+            st.integers(0, 3),
         ),
         min_size=3,
         max_size=30,
@@ -42,11 +47,13 @@ def test_merge_does_not_care_how_events_are_parted_or_ordered(
     for i, (bin_id, label, confidence, hour) in enumerate(rows):
         event = make_event(label=label, confidence=confidence, wall_utc_ms=hour * HOUR)
         path = tmp_path / f"{i}.parquet"
-        pq.write_table(events_table([Batch(f"o-{bin_id}", bin_id, 0, ((i + 1, event),))], 5 * HOUR), path)
+        pq.write_table(
+            events_table([Batch(f"o-{bin_id}", bin_id, 0, ((i + 1, event),))], 5 * HOUR), path
+        )
         files.append(str(path))
-    whole = _rows(merge([partial(files)]))
+    whole = _rows(merge([aggregate_files(files)]))
     cut = len(files) // 2
-    parts = [partial(files[cut:]), partial(files[:cut])]
+    parts = [aggregate_files(files[cut:]), aggregate_files(files[:cut])]
     assert _rows(merge(parts)) == whole
     assert _rows(merge([merge(parts[:1]), merge(parts[1:])])) == whole
     assert sum(row["items"] for row in whole[0]) == len(rows)
@@ -63,24 +70,34 @@ def lake(tmp_path: Path, make_event: Make) -> Lake:
     )
     lake.append([Batch("o1", "bin-1", 2, (*glass, *doubt))], 1_790_000_000_000)
     lake.append(
-        [Batch("o2", "bin-2", 0, ((1, make_event(label="paper", stream="paper")),))], 1_790_000_000_000 + 24 * HOUR
+        [Batch("o2", "bin-2", 0, ((1, make_event(label="paper", stream="paper")),))],
+        1_790_000_000_000 + 24 * HOUR,
     )
     return lake
 
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
-def test_statistics_hold_every_event_once_and_count_what_is_missing(lake: Lake, tmp_path: Path, engine: str) -> None:
+def test_statistics_hold_every_event_once_and_count_what_is_missing(
+    lake: Lake, tmp_path: Path, engine: str
+) -> None:
     done = aggregate(HubConfig(lake=tmp_path / "lake"), engine)
     assert (done.events, done.parts) == (10, 2)
-    assert {r["stream"]: r["items"] for r in stats.query(lake, ["stream"])} == {"glass": 8, "paper": 1, "residual": 1}
-    assert [(r["bin_id"], r["events"], r["max_seq"], r["missing"], r["dropped"]) for r in stats.bins(lake)] == [
+    assert {r["stream"]: r["items"] for r in stats.query(lake, ["stream"])} == {
+        "glass": 8,
+        "paper": 1,
+        "residual": 1,
+    }
+    assert [
+        (r["bin_id"], r["events"], r["max_seq"], r["missing"], r["dropped"])
+        for r in stats.bins(lake)
+    ] == [
         ("bin-1", 9, 11, 2, 2),
         ("bin-2", 1, 1, 0, 0),
     ]
     hours = {r["hour_utc_ms"] for r in stats.query(lake, ["hour_utc_ms"])}
     assert 0 not in hours  # an event of a bin without a clock is dated by its arrival
     assert lake.events_version_of(stats.ITEMS) == lake.version("events")
-    assert stats.doubles(lake) == 0
+    assert stats.duplicates(lake) == 0
     assert stats.labels_in_order(lake)["bin-2"] == ["paper"]
 
 
@@ -105,7 +122,7 @@ def test_an_empty_lake_and_unknown_groupings_are_explained(tmp_path: Path) -> No
     lake = Lake(tmp_path / "lake")
     assert stats.query(lake, ["label"]) == []
     assert stats.bins(lake) == []
-    assert stats.doubles(lake) == 0
+    assert stats.duplicates(lake) == 0
     for bad in ([], ["colour"], ["label", "stream", "decision", "bin_id"], ["label; DROP TABLE x"]):
         with pytest.raises(ConfigError, match="by:"):
             stats.query(lake, bad)

@@ -16,7 +16,8 @@ from cluster.app import aggregate
 from cluster.config import HubConfig
 from cluster.ingest import Ingest
 from cluster.lake import Lake
-from vision.events import Batch, ItemEvent, Receipt, decode_receipt, encode_batch
+from vision.events import Batch, ItemEvent, Receipt
+from vision.wire import decode_receipt, encode_batch
 
 Make = Callable[..., ItemEvent]
 
@@ -35,7 +36,9 @@ def client(config: HubConfig) -> Iterator[TestClient]:
 def test_a_batch_is_acknowledged_with_a_receipt_and_counted(
     client: TestClient, config: HubConfig, make_event: Make
 ) -> None:
-    body = encode_batch(Batch("o1", "bin-1", 0, ((1, make_event()), (2, make_event(label="paper", stream="paper")))))
+    body = encode_batch(
+        Batch("o1", "bin-1", 0, ((1, make_event()), (2, make_event(label="paper", stream="paper"))))
+    )
     for _ in range(2):
         answer = client.post("/v1/batches", content=body)
         assert answer.status_code == 200
@@ -72,7 +75,13 @@ def test_bad_batches_are_refused_and_nothing_is_stored(
 
 
 @pytest.mark.parametrize(
-    "change", [{"monotonic_ms": 2**70}, {"label": "\ud800"}, {"confidence": float("1e999")}, {"reason": "x" * 5000}]
+    "change",
+    [
+        {"monotonic_ms": 2**70},
+        {"label": "\ud800"},
+        {"confidence": float("1e999")},
+        {"reason": "x" * 5000},
+    ],
 )
 def test_one_bad_event_is_refused_and_good_batches_are_still_taken(
     client: TestClient, make_event: Make, change: dict[str, object]
@@ -81,7 +90,12 @@ def test_one_bad_event_is_refused_and_good_batches_are_still_taken(
     document["events"] = [{**make_event().to_dict(), **change, "seq": 1}]  # type: ignore[assignment]
     text = json.dumps(document).replace("Infinity", "1e999")
     assert client.post("/v1/batches", content=zlib.compress(text.encode())).status_code == 400
-    assert client.post("/v1/batches", content=encode_batch(Batch("o", "b", 0, ((1, make_event()),)))).status_code == 200
+    assert (
+        client.post(
+            "/v1/batches", content=encode_batch(Batch("o", "b", 0, ((1, make_event()),)))
+        ).status_code
+        == 200
+    )
 
 
 def test_a_defect_in_the_committer_costs_one_group_and_not_the_hub(
@@ -101,7 +115,9 @@ def test_a_lake_that_cannot_store_answers_503_and_no_receipt(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("cluster.lake.os.fsync", refuse)
-    answer = client.post("/v1/batches", content=encode_batch(Batch("o1", "b", 0, ((1, make_event()),))))
+    answer = client.post(
+        "/v1/batches", content=encode_batch(Batch("o1", "b", 0, ((1, make_event()),)))
+    )
     assert answer.status_code == 503
     assert "No space left" in answer.text
 
@@ -110,15 +126,26 @@ def test_a_hub_with_a_token_takes_only_bins_that_bring_it(tmp_path: Path, make_e
     config = HubConfig(lake=tmp_path / "lake", token="secret", commit_interval_s=0)
     body = encode_batch(Batch("o1", "b", 0, ((1, make_event()),)))
     with TestClient(create_app(config, Lake(config.lake), lambda: 0)) as client:
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer s\u00e9cret".encode()}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "Bearer s\u00e9cret".encode()},
+        ):
             assert client.post("/v1/batches", content=body, headers=headers).status_code == 401
-        assert client.post("/v1/batches", content=body, headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert (
+            client.post(
+                "/v1/batches", content=body, headers={"Authorization": "Bearer secret"}
+            ).status_code
+            == 200
+        )
 
 
 def test_page_and_its_script_come_from_the_hub_itself(client: TestClient) -> None:
     page = client.get("/")
     assert page.status_code == 200
-    assert "https://" not in page.text.replace("http://www.w3.org", "")  # nothing is loaded from elsewhere
+    assert "https://" not in page.text.replace(
+        "http://www.w3.org", ""
+    )  # nothing is loaded from elsewhere
     assert client.get("/vendor/echarts.common.min.js").status_code == 200
     assert client.get("/v1/statistics", params={"by": "colour"}).status_code == 400
 
@@ -138,12 +165,16 @@ def test_no_text_of_a_bin_is_a_formula_to_a_spreadsheet(
         "Müller, Straße 5",
     )
     for number, name in enumerate(names):
-        client.post("/v1/batches", content=encode_batch(Batch(f"o{number}", name, 0, ((1, make_event()),))))
+        client.post(
+            "/v1/batches", content=encode_batch(Batch(f"o{number}", name, 0, ((1, make_event()),)))
+        )
     aggregate(config, "local")
     answer = client.get("/v1/statistics", params={"by": "bin_id", "format": "csv"})
     assert answer.headers["content-disposition"] == 'attachment; filename="binsight-by-bin_id.csv"'
     assert answer.content.startswith("\ufeff".encode())
-    cells = {row["bin_id"] for row in csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig")))}
+    cells = {
+        row["bin_id"] for row in csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig")))
+    }
     assert cells == {*("'" + name for name in names[:-1]), names[-1]}
 
 
@@ -189,4 +220,6 @@ def test_a_panic_of_the_lake_is_an_error_like_others_and_the_hub_goes_on(
 
 def test_every_address_in_the_page_is_relative(client: TestClient) -> None:
     for path in ("/", "/docs"):
-        assert not re.findall(r"""(?:src|href|ask\(|fetch\(|url:)\s*=?\s*["'`]/[^/]""", client.get(path).text)
+        assert not re.findall(
+            r"""(?:src|href|ask\(|fetch\(|url:)\s*=?\s*["'`]/[^/]""", client.get(path).text
+        )

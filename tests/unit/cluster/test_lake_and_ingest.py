@@ -14,7 +14,7 @@ from cluster.app import aggregate
 from cluster.config import HubConfig
 from cluster.ingest import Ingest
 from cluster.lake import Lake
-from cluster.stats import bins, doubles, labels_in_order, query
+from cluster.stats import bins, duplicates, labels_in_order, query
 from vision.errors import StorageError
 from vision.events import Batch, ItemEvent, Receipt
 
@@ -40,25 +40,33 @@ def _ingest(lake: Lake) -> Ingest:
 
 def _numbers(lake: Lake, outbox: str = "o1") -> list[int]:
     rows = duckdb.execute(
-        "SELECT seq FROM read_parquet(?) WHERE outbox_id = ? ORDER BY seq", [lake.files("events"), outbox]
+        "SELECT seq FROM read_parquet(?) WHERE outbox_id = ? ORDER BY seq",
+        [lake.files("events"), outbox],
     )
     return [row[0] for row in rows.fetchall()]
 
 
-def test_a_batch_sent_twice_is_stored_once_and_acknowledged_twice(lake: Lake, batch: Callable[..., Batch]) -> None:
+def test_a_batch_sent_twice_is_stored_once_and_acknowledged_twice(
+    lake: Lake, batch: Callable[..., Batch]
+) -> None:
     ingest = _ingest(lake)
     assert ingest.commit([batch(1, 2, 3)]) == [Receipt("o1", 3)]
     assert ingest.commit([batch(1, 2, 3)]) == [Receipt("o1", 3)]
     assert ingest.commit([batch(2, 3, 4), batch(4, 5)]) == [Receipt("o1", 4), Receipt("o1", 5)]
     assert _numbers(lake) == [1, 2, 3, 4, 5]
     assert (ingest.counters.events, ingest.counters.repeated_events) == (5, 6)
-    assert doubles(lake) == 0
+    assert duplicates(lake) == 0
 
 
-def test_a_new_hub_on_the_same_lake_knows_the_marks(lake: Lake, batch: Callable[..., Batch], tmp_path: Path) -> None:
+def test_a_new_hub_on_the_same_lake_knows_the_marks(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path
+) -> None:
     _ingest(lake).commit([batch(1, 2), batch(1, outbox="o2")])
     again = _ingest(Lake(tmp_path / "lake"))
-    assert again.commit([batch(1, 2), batch(1, outbox="o2")]) == [Receipt("o1", 2), Receipt("o2", 1)]
+    assert again.commit([batch(1, 2), batch(1, outbox="o2")]) == [
+        Receipt("o1", 2),
+        Receipt("o2", 1),
+    ]
     assert _numbers(lake) == [1, 2]
 
 
@@ -75,8 +83,8 @@ def test_a_failed_commit_acknowledges_nothing_and_the_next_try_succeeds(
         broken.setattr("cluster.lake.os.fsync", refuse)
         with pytest.raises(StorageError, match="No space left"):
             ingest.commit([batch(2, 3)])
-    # The rows had reached the lake before the sync failed: asked again, the hub must neither lose nor double them,
-    # and must not acknowledge what it finds there before it is synced.
+    # The rows had reached the lake before the sync failed: asked again, the hub must neither lose
+    # nor double them, and must not acknowledge what it finds there before it is synced.
     order: list[str] = []
     real = os.sync
     monkeypatch.setattr("cluster.lake.os.sync", lambda: (order.append("sync"), real()))
@@ -112,7 +120,10 @@ def test_a_lake_may_lie_anywhere_and_checkpoints_are_synced(
     tmp_path: Path, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    monkeypatch.setattr("cluster.lake.os.fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name))
+    monkeypatch.setattr(
+        "cluster.lake.os.fsync",
+        lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name),
+    )
     lake = Lake(tmp_path / "my lake 100% #1")
     ingest = _ingest(lake)
     for n in range(1, 103):
@@ -120,7 +131,9 @@ def test_a_lake_may_lie_anywhere_and_checkpoints_are_synced(
     assert _numbers(lake) == list(range(1, 103))
     assert len(lake.files_by_arrival()["2026-09-21"]) == 102
     written = {
-        p.name for p in (tmp_path / "my lake 100% #1" / "events" / "_delta_log").iterdir() if "checkpoint" in p.name
+        p.name
+        for p in (tmp_path / "my lake 100% #1" / "events" / "_delta_log").iterdir()
+        if "checkpoint" in p.name
     }
     assert written
     assert written <= set(synced)
@@ -142,7 +155,9 @@ def test_many_bins_at_once_share_commits(lake: Lake, batch: Callable[..., Batch]
     async def run() -> tuple[list[Receipt], int]:
         ingest = Ingest(lake, lambda: NOW, 0.05, 10_000)
         task = asyncio.create_task(ingest.run())
-        receipts = await asyncio.gather(*(ingest.accept(batch(1, 2, outbox=f"o{i}")) for i in range(50)))
+        receipts = await asyncio.gather(
+            *(ingest.accept(batch(1, 2, outbox=f"o{i}")) for i in range(50))
+        )
         task.cancel()
         return receipts, ingest.counters.commits
 
@@ -164,17 +179,25 @@ def test_what_was_acknowledged_is_there_after_kill(tmp_path: Path) -> None:
         "from cluster.ingest import Ingest\n"
         "from cluster.lake import Lake\n"
         "from vision.events import Batch, ItemEvent\n"
-        "event = ItemEvent(0, 0, '', True, '', '', '', 'glass', 1.0, 1.0, 'paper', 0.0, 'known', 'glass', '', 'moved', "
+        "event = ItemEvent(0, 0, '', True, '', '', '', 'glass', 1.0, 1.0, 'paper', 0.0, 'known', "
+        "'glass', '', 'moved', "
         "0.0, 0.0, 0.0, 0.0, 0.0)\n"
         "ingest = Ingest(Lake(Path(sys.argv[1])), lambda: 0, 0, 100)\n"
         "seq = ingest._lake.high_water_mark('o1')\n"
         "while True:\n"
         "    seq += 1\n"
-        "    print(ingest.commit([Batch('o1', 'b', 0, ((seq, event),))])[0].acked_seq, flush=True)\n"
+        "    print(ingest.commit([Batch('o1', 'b', 0, ((seq, event),))])[0].acked_seq, "
+        "flush=True)\n"
     )
     promised = 0
     for _ in range(3):
-        arguments = [sys.executable, "-c", script, str(tmp_path / "lake"), str(Path(__file__).parents[3])]
+        arguments = [
+            sys.executable,
+            "-c",
+            script,
+            str(tmp_path / "lake"),
+            str(Path(__file__).parents[3]),
+        ]
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         for _ in range(10):
@@ -188,18 +211,24 @@ def test_what_was_acknowledged_is_there_after_kill(tmp_path: Path) -> None:
     numbers = _numbers(lake)
     assert promised >= 30
     assert numbers[:promised] == list(range(1, promised + 1))
-    assert doubles(lake) == 0
+    assert duplicates(lake) == 0
 
 
-def test_a_damaged_lake_is_an_error_that_names_it(lake: Lake, batch: Callable[..., Batch], tmp_path: Path) -> None:
+def test_a_damaged_lake_is_an_error_that_names_it(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path
+) -> None:
     _ingest(lake).commit([batch(1)])
-    (tmp_path / "lake" / "events" / "_delta_log" / "00000000000000000000.json").write_text("{broken")
+    (tmp_path / "lake" / "events" / "_delta_log" / "00000000000000000000.json").write_text(
+        "{broken"
+    )
     with pytest.raises(StorageError, match="events"):
         lake.files("events")
 
 
 @pytest.mark.parametrize("name", ["hub[1]", "hub*", "a?b", "{a,b}"])
-def test_a_lake_whose_path_reads_as_a_pattern_is_refused_at_the_start(tmp_path: Path, name: str) -> None:
+def test_a_lake_whose_path_reads_as_a_pattern_is_refused_at_the_start(
+    tmp_path: Path, name: str
+) -> None:
     with pytest.raises(StorageError, match="as a pattern; name another folder"):
         Lake(tmp_path / name / "lake")
     assert list(tmp_path.iterdir()) == []
@@ -213,6 +242,8 @@ def test_a_folder_that_looks_like_a_column_changes_no_event(
     lake = Lake(config.lake)
     _ingest(lake).commit([batch(1, 2, 3)])
     aggregate(config, "local")
-    assert [(r["bin_id"], r["label"], r["items"]) for r in query(lake, ["bin_id", "label"])] == [("bin-1", "glass", 3)]
+    assert [(r["bin_id"], r["label"], r["items"]) for r in query(lake, ["bin_id", "label"])] == [
+        ("bin-1", "glass", 3)
+    ]
     assert [(r["outbox_id"], r["max_seq"], r["missing"]) for r in bins(lake)] == [("o1", 3, 0)]
-    assert (labels_in_order(lake), doubles(lake)) == ({"bin-1": ["glass"] * 3}, 0)
+    assert (labels_in_order(lake), duplicates(lake)) == ({"bin-1": ["glass"] * 3}, 0)

@@ -33,7 +33,10 @@ def test_file_and_overrides_are_read_and_overrides_win(tmp_path: Path) -> None:
         ("\tx", "not valid YAML"),
         ("bin_id: a\nbin_id: b\n", "the key 'bin_id' stands twice"),
         ("camera: {fps: 1, fps: 2}\n", "the key 'fps' stands twice"),
-        ("uplink:\n  token: #abc\n", "the key 'token' has no value: write null for none, and quote a text"),
+        (
+            "uplink:\n  token: #abc\n",
+            "the key 'token' has no value: write null for none, and quote a text",
+        ),
         ("camera:\n", "the key 'camera' has no value"),
         ('bin_id: "a\u2028b"\n', r"bin_id: .*one line"),
         ("uplink: {token: пароль-2026}\n", r"uplink\.token: .*HTTP header: take ASCII letters"),
@@ -49,13 +52,30 @@ def test_errors_name_file_key_and_reason(tmp_path: Path, text: str, complaint: s
 
 
 @pytest.mark.parametrize(
-    "text", ["0042", "34", "1_000", "12:30:45", "1.10", "no", "on", "yes", "2026-11-26", "0x1F", "0o17", "1e3", ".inf"]
+    "text",
+    [
+        "0042",
+        "34",
+        "1_000",
+        "12:30:45",
+        "1.10",
+        "no",
+        "on",
+        "yes",
+        "2026-11-26",
+        "0x1F",
+        "0o17",
+        "1e3",
+        ".inf",
+    ],
 )
 def test_a_text_is_taken_as_it_is_written(tmp_path: Path, text: str) -> None:
     (tmp_path / "bin.yaml").write_text(
         f"bin_id: {text}\ncamera: {{kind: simulator, source: {text}}}\nuplink: {{token: {text}}}\n"
     )
-    config = load(EdgeConfig, tmp_path / "bin.yaml", [f"actuator.topic={text}", f"camera.split={text}"])
+    config = load(
+        EdgeConfig, tmp_path / "bin.yaml", [f"actuator.topic={text}", f"camera.split={text}"]
+    )
     assert [config.bin_id, config.camera.source, config.uplink.token] == [text] * 3
     assert [config.actuator.topic, config.camera.split] == [text] * 2
     assert load(EdgeConfig, None, [f"bin_id={text}"]).bin_id == text
@@ -74,10 +94,15 @@ def test_an_override_is_taken_as_it_stands() -> None:
 def test_two_bins_of_numbered_names_stay_two(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("bin_id: 0042\n")
     (tmp_path / "b.yaml").write_text("bin_id: 34\n")
-    assert [load(EdgeConfig, tmp_path / name).bin_id for name in ("a.yaml", "b.yaml")] == ["0042", "34"]
+    assert [load(EdgeConfig, tmp_path / name).bin_id for name in ("a.yaml", "b.yaml")] == [
+        "0042",
+        "34",
+    ]
 
 
-def test_numbers_truth_values_and_nothing_are_read_where_the_model_asks_for_them(tmp_path: Path) -> None:
+def test_numbers_truth_values_and_nothing_are_read_where_the_model_asks_for_them(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "bin.yaml").write_text(
         "threads: 1\ncamera: {items: null, fps: 2.5, labels: [glass, paper]}\nuplink: {url: ~}\n"
         "actuator: {pins: {glass: 17}}\nlog: {path: null}\n"
@@ -85,7 +110,11 @@ def test_numbers_truth_values_and_nothing_are_read_where_the_model_asks_for_them
     config = load(EdgeConfig, tmp_path / "bin.yaml", ["camera.seed=1_000", "trigger.adapt=5e-2"])
     assert (config.threads, config.camera.items, config.camera.fps) == (1, None, 2.5)
     assert (config.uplink.url, config.actuator.pins, config.log.path) == (None, {"glass": 17}, None)
-    assert (config.camera.labels, config.camera.seed, config.trigger.adapt) == (("glass", "paper"), 1000, 0.05)
+    assert (config.camera.labels, config.camera.seed, config.trigger.adapt) == (
+        ("glass", "paper"),
+        1000,
+        0.05,
+    )
     pytest.importorskip("torch")
     from training.config import TrainConfig
 

@@ -27,7 +27,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     state.mkdir()
     if (
         os.geteuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(state)], check=False).returncode
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(state)], check=False
+        ).returncode
     ):
         pytest.skip("no tmpfs can be mounted here")
     yield state

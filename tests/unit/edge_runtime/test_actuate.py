@@ -37,13 +37,19 @@ def test_a_fault_opens_to_residual_and_says_so() -> None:
     lid = _Recorded("glass")
     actuator = Actuator(lid, "residual")
     assert actuator.execute("paper")[1] == "moved"
-    assert actuator.execute("glass") == ("residual", "fault: the flap of glass is stuck; opened residual instead")
+    assert actuator.execute("glass") == (
+        "residual",
+        "fault: the flap of glass is stuck; opened residual instead",
+    )
     assert lid.opened == ["paper", "residual"]
 
 
 def test_a_lid_that_is_dead_raises_nothing() -> None:
     actuator = Actuator(_Recorded("glass", "residual"), "residual")
-    assert actuator.execute("glass") == ("residual", "fault: the flap of glass is stuck; the flap of residual is stuck")
+    assert actuator.execute("glass") == (
+        "residual",
+        "fault: the flap of glass is stuck; the flap of residual is stuck",
+    )
     assert actuator.execute("residual") == ("residual", "fault: the flap of residual is stuck")
     assert actuator.alarm("battery") == "no lamp"
 
@@ -66,10 +72,13 @@ def test_gpio_pins_go_high_one_at_a_time_and_low_again() -> None:
 
     gpiozero.Device.pin_factory = MockFactory()
     try:
-        config = ActuatorConfig(kind="gpio", pins={"glass": 17, "residual": 27}, alarm_pin=22, hold_s=0.01)
+        config = ActuatorConfig(
+            kind="gpio", pins={"glass": 17, "residual": 27}, alarm_pin=22, hold_s=0.01
+        )
         lid = open_lid(config, ("glass", "residual"), None)
         pins = {
-            name: gpiozero.Device.pin_factory.pin(n) for name, n in (("glass", 17), ("residual", 27), ("alarm", 22))
+            name: gpiozero.Device.pin_factory.pin(n)
+            for name, n in (("glass", 17), ("residual", 27), ("alarm", 22))
         }
         assert Actuator(lid, "residual").execute("glass")[1] == "moved"
         states = {name: [s.state for s in pin.states] for name, pin in pins.items()}
@@ -77,7 +86,11 @@ def test_gpio_pins_go_high_one_at_a_time_and_low_again() -> None:
         assert True not in states["residual"]
         lid.alarm("battery at 0.9")
         assert pins["alarm"].state
-        assert Actuator(lid, "residual").execute("paper")[1].startswith("fault: actuator.pins: no pin for paper")
+        assert (
+            Actuator(lid, "residual")
+            .execute("paper")[1]
+            .startswith("fault: actuator.pins: no pin for paper")
+        )
         lid.close()
         with pytest.raises(ConfigError, match=r"actuator\.pins: no pin for paper"):
             open_lid(config, ("glass", "paper", "residual"), None)
@@ -91,9 +104,11 @@ class _Controller:
     def __init__(self, *answers: bytes) -> None:
         self._master, slave = os.openpty()
         tty.setraw(slave)
-        self.port, self.heard = os.ttyname(slave), list[str]()
+        self.port = os.ttyname(slave)
+        self.heard = list[str]()
         self._answers = list(answers)
-        self._over, self._thread = threading.Event(), threading.Thread(target=self._serve, daemon=True)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
     def pull(self) -> None:
@@ -119,16 +134,26 @@ def test_a_controller_on_a_serial_line_is_asked_and_believed_only_when_it_says_o
     lid = SerialLid(ActuatorConfig(kind="serial", port=controller.port, timeout_s=0.5))
     actuator = Actuator(lid, "residual")
     assert actuator.execute("glass")[1] == "moved"
-    assert actuator.execute("paper")[1] == "fault: the lid's controller answers 'ERR jammed'; opened residual instead"
+    assert (
+        actuator.execute("paper")[1]
+        == "fault: the lid's controller answers 'ERR jammed'; opened residual instead"
+    )
     assert actuator.alarm("a battery\nat 0.9") == ""
     assert actuator.execute("glass")[1].startswith("fault: the lid's controller is silent")
-    assert controller.heard[:4] == ["OPEN glass", "OPEN paper", "OPEN residual", "ALARM a battery at 0.9"]
+    assert controller.heard[:4] == [
+        "OPEN glass",
+        "OPEN paper",
+        "OPEN residual",
+        "ALARM a battery at 0.9",
+    ]
 
 
 def test_a_serial_line_may_be_plugged_in_later_and_pulled_out(tmp_path: Path) -> None:
     pytest.importorskip("serial")
     port = tmp_path / "tty"
-    actuator = Actuator(SerialLid(ActuatorConfig(kind="serial", port=str(port), timeout_s=0.5)), "residual")
+    actuator = Actuator(
+        SerialLid(ActuatorConfig(kind="serial", port=str(port), timeout_s=0.5)), "residual"
+    )
     assert "could not open port" in actuator.execute("glass")[1]
     first = _Controller(b"OK\n")
     port.symlink_to(first.port)
@@ -144,14 +169,18 @@ def test_a_controller_behind_mqtt_must_answer_itself(broker: str) -> None:
     mqtt = pytest.importorskip("paho.mqtt.client")
     from paho.mqtt.enums import CallbackAPIVersion
 
-    ready, heard = threading.Event(), list[dict[str, str]]()
+    ready = threading.Event()
+    heard = list[dict[str, str]]()
     controller = mqtt.Client(CallbackAPIVersion.VERSION2)
 
     def obey(client: object, _data: object, message: object) -> None:
-        words = json.loads(message.payload)  # type: ignore[attr-defined]
-        heard.append(words)
-        if words.get("stream") != "silent":
-            controller.publish("bin/done", json.dumps({"id": words["id"], "ok": words.get("stream") != "paper"}))
+        message = json.loads(message.payload)  # type: ignore[attr-defined]
+        heard.append(message)
+        if message.get("stream") != "silent":
+            controller.publish(
+                "bin/done",
+                json.dumps({"id": message["id"], "ok": message.get("stream") != "paper"}),
+            )
 
     controller.on_connect = lambda client, *_: client.subscribe([("bin/open", 1), ("bin/alarm", 1)])
     controller.on_subscribe = lambda *_: ready.set()
@@ -159,14 +188,21 @@ def test_a_controller_behind_mqtt_must_answer_itself(broker: str) -> None:
     controller.connect("127.0.0.1", int(broker.rpartition(":")[2]))
     controller.loop_start()
     assert ready.wait(5)
-    lid = open_lid(ActuatorConfig(kind="mqtt", url=broker, topic="bin", timeout_s=1.0), ("glass",), None)
+    lid = open_lid(
+        ActuatorConfig(kind="mqtt", url=broker, topic="bin", timeout_s=1.0), ("glass",), None
+    )
     actuator = Actuator(lid, "residual")
     try:
         end = threading.Event()
         while actuator.execute("glass")[1] != "moved" and not end.wait(0.05):
             assert len(heard) < 100
-        assert actuator.execute("paper")[1] == "fault: the lid's controller refuses; opened residual instead"
-        assert actuator.execute("silent")[1].startswith("fault: the lid's controller did not answer within 1 s")
+        assert (
+            actuator.execute("paper")[1]
+            == "fault: the lid's controller refuses; opened residual instead"
+        )
+        assert actuator.execute("silent")[1].startswith(
+            "fault: the lid's controller did not answer within 1 s"
+        )
         assert actuator.alarm("battery") == ""
         assert heard[-1]["reason"] == "battery"
     finally:

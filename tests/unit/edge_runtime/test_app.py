@@ -1,4 +1,7 @@
-"""A bin as a service: watchdog, reload, the technician's screen and page, films, bounded logs."""
+"""A bin as a service.
+
+Watchdog, reload, the technician's screen and page, recordings, bounded logs.
+"""
 
 import json
 import os
@@ -19,7 +22,7 @@ import pytest
 from small_bundle import small_bundle
 
 from configs import load
-from edge_runtime import board, check, replay
+from edge_runtime import check, host, replay
 from edge_runtime.app import run
 from edge_runtime.choose import choose
 from edge_runtime.config import SHIPPED_BUNDLES, EdgeConfig
@@ -29,7 +32,7 @@ from vision.errors import ConfigError, StorageError
 from vision.simulator.world import read_ledger
 
 ROOT = Path(__file__).parents[3]
-FILM = ROOT / "tests" / "replay" / "six-items.avi"
+RECORDING = ROOT / "tests" / "replay" / "six-items.avi"
 SMALL = ("camera.width_px=160", "camera.height_px=120", "camera.fps=0", f"bundle={small_bundle()}")
 
 
@@ -41,17 +44,30 @@ class _Bin:
     """A bin in a process of its own, with a settings file and somebody in systemd's place."""
 
     def __init__(self, tmp_path: Path, *more: str) -> None:
-        self.settings, self.state = tmp_path / "edge.yaml", tmp_path / "state"
-        self.settings.write_text("looks: 1\ntrigger: {adapt: 0.05}\n")
+        self.settings = tmp_path / "edge.yaml"
+        self.state = tmp_path / "state"
+        self.settings.write_text("max_frames_per_item: 1\ntrigger: {adapt: 0.05}\n")
         self.systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.systemd.bind(str(tmp_path / "notify"))
         self.systemd.settimeout(20)
         sets = [f"--set={word}" for word in (*SMALL, f"state={self.state}", *more)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "binsight", "edge", "run", "--config", str(self.settings), *sets],
-            cwd=ROOT, env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "binsight",
+                "edge",
+                "run",
+                "--config",
+                str(self.settings),
+                *sets,
+            ],
+            cwd=ROOT,
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def told(self, word: str) -> str:
         while True:
@@ -63,7 +79,11 @@ class _Bin:
         """Wait until the health file holds `wanted`, and return it."""
         end = time.monotonic() + 20
         while time.monotonic() < end:
-            text = (self.state / "health.json").read_text() if (self.state / "health.json").is_file() else ""
+            text = (
+                (self.state / "health.json").read_text()
+                if (self.state / "health.json").is_file()
+                else ""
+            )
             if wanted in text:
                 return dict(json.loads(text))
             assert self.process.poll() is None
@@ -86,17 +106,21 @@ def running(tmp_path: Path) -> Iterator[_Bin]:
         running.stop()
 
 
-def test_systemd_is_told_that_the_loop_lives_and_new_settings_hold_without_losing_an_item(running: _Bin) -> None:
+def test_systemd_is_notified_that_the_loop_lives_and_new_settings_hold_without_losing_an_item(
+    running: _Bin,
+) -> None:
     assert "STATUS=camera" in running.told("WATCHDOG=1")
     running.health('"items"')
-    running.settings.write_text("looks: 1\nrules: cn-shanghai\n")
+    running.settings.write_text("max_frames_per_item: 1\nrules: cn-shanghai\n")
     running.process.send_signal(signal.SIGHUP)
     wrong = running.health("the old ones hold")
     assert "streams" in wrong["settings"]
-    running.settings.write_text("looks: 1\nbin_id: another\n")
+    running.settings.write_text("max_frames_per_item: 1\nbin_id: another\n")
     running.process.send_signal(signal.SIGHUP)
-    assert "bin_id: cannot change while the bin runs" in running.health("bin_id: cannot")["settings"]
-    running.settings.write_text("looks: 2\ntrigger: {settled_frames: 3}\n")
+    assert (
+        "bin_id: cannot change while the bin runs" in running.health("bin_id: cannot")["settings"]
+    )
+    running.settings.write_text("max_frames_per_item: 2\ntrigger: {settled_frames: 3}\n")
     running.process.send_signal(signal.SIGHUP)
     before = running.health('"settings": "ok"')["items"]
     while running.health('"items"')["items"] <= before:
@@ -145,40 +169,54 @@ def test_the_page_is_filled_in_a_browser(running: _Bin) -> None:
         wrong: list[str] = []
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto(address)
-        page.wait_for_function("document.getElementById('decision').textContent.includes('→')", timeout=20_000)
+        page.wait_for_function(
+            "document.getElementById('decision').textContent.includes('→')", timeout=20_000
+        )
         page.wait_for_function("document.getElementById('health').rows.length > 10")
         assert page.text_content("#name") == "bin-001"
         assert wrong == []
         browser.close()
 
 
-def test_without_systemd_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_systemd_nobody_is_notified(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    assert board.notify("READY=1") is False
+    assert host.notify("READY=1") is False
 
 
 def test_the_unit_that_ships_is_one_that_systemd_takes(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "binsight", "edge", "unit"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "binsight", "edge", "unit"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "WatchdogSec=" in done.stdout
     assert "Restart=always" in done.stdout
     unit = tmp_path / "binsight-edge.service"
     unit.write_text(done.stdout.replace("/opt/binsight/bin/binsight", sys.executable))
     try:
-        judged = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+        verified = subprocess.run(
+            ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         pytest.skip("no systemd-analyze here")
     # Without a running systemd only what it says of this very file counts.
-    assert not [line for line in judged.stderr.splitlines() if "binsight-edge.service:" in line], judged.stderr
+    assert not [
+        line for line in verified.stderr.splitlines() if "binsight-edge.service:" in line
+    ], verified.stderr
 
 
 def test_two_bins_never_share_a_state_folder(running: _Bin) -> None:
-    with pytest.raises(StorageError, match=r"a bin runs on .*state already; to look at it set view\.port"):
+    with pytest.raises(
+        StorageError, match=r"a bin runs on .*state already; to look at it set view\.port"
+    ):
         run(load(EdgeConfig, None, [*SMALL, f"state={running.state}"]))
 
 
-def test_neither_a_taken_port_nor_a_log_that_cannot_be_written_keeps_a_bin_from_serving(tmp_path: Path) -> None:
+def test_neither_a_taken_port_nor_a_log_that_cannot_be_written_keeps_a_bin_from_serving(
+    tmp_path: Path,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         health = run(_config(tmp_path, f"view.port={port}", "log.path=/proc/no/such.log"))
@@ -186,17 +224,24 @@ def test_neither_a_taken_port_nor_a_log_that_cannot_be_written_keeps_a_bin_from_
     assert f"127.0.0.1:{port} cannot be bound" in health.settings
 
 
-def test_the_technician_is_told_of_a_lid_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_technician_hears_of_a_lid_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(check, "CAMERA_S", 0.0)
     for lid in (
         {"kind": "serial", "port": "/dev/ttyNOPE"},
         {"kind": "mqtt", "url": "mqtt://127.0.0.1:1", "timeout_s": 0.2},
     ):
-        found = _found(_config(tmp_path, *(f"actuator.{key}={value}" for key, value in lid.items())), monkeypatch)
+        found = _found(
+            _config(tmp_path, *(f"actuator.{key}={value}" for key, value in lid.items())),
+            monkeypatch,
+        )
         assert found["lid"].state == "bad"
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: None], ids=["torn", "gone"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: None], ids=["torn", "gone"]
+)
 def test_a_bin_whose_bundle_is_damaged_runs_the_one_that_ships(
     tmp_path: Path, damage: Callable[[bytes], bytes | None]
 ) -> None:
@@ -212,9 +257,15 @@ def test_a_bin_whose_bundle_is_damaged_runs_the_one_that_ships(
 def test_the_log_is_bounded(tmp_path: Path) -> None:
     import logging
 
-    config = _config(tmp_path, f"log.path={tmp_path / 'log' / 'bin.log'}", "log.max_bytes=10000", "log.files=2")
+    config = _config(
+        tmp_path, f"log.path={tmp_path / 'log' / 'bin.log'}", "log.max_bytes=10000", "log.files=2"
+    )
     run(config)
-    handlers = [h for h in logging.getLogger().handlers if getattr(h, "baseFilename", "").endswith("bin.log")]
+    handlers = [
+        h
+        for h in logging.getLogger().handlers
+        if getattr(h, "baseFilename", "").endswith("bin.log")
+    ]
     try:
         for i in range(2000):
             logging.getLogger("edge_runtime").warning("line %d %s", i, "x" * 50)
@@ -232,18 +283,34 @@ def _found(config: EdgeConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, che
     return {finding.what: finding for finding in check.check(config)}
 
 
-def test_a_technician_is_told_everything_wrong_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_technician_sees_everything_wrong_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no bundle")
     config = _config(
-        tmp_path, f"bundle={tmp_path / 'bad.onnx'}", "camera.kind=device", "camera.source=97",
+        tmp_path,
+        f"bundle={tmp_path / 'bad.onnx'}",
+        "camera.kind=device",
+        "camera.source=97",
         "camera.stale_after_s=0.2",
-        "rules=nowhere", "uplink.url=http://127.0.0.1:1", "uplink.timeout_s=0.5", "threads=64",
-    )  # fmt: skip
+        "rules=nowhere",
+        "uplink.url=http://127.0.0.1:1",
+        "uplink.timeout_s=0.5",
+        "threads=64",
+    )
     found = _found(config, monkeypatch)
     assert list(found) == [
-        "rule book", "bundle", "processor", "camera", "lid", "disk", "running bin", "clock", "hub and key",
+        "rule book",
+        "bundle",
+        "processor",
+        "camera",
+        "lid",
+        "disk",
+        "running bin",
+        "clock",
+        "hub and key",
         "temperature",
-    ]  # fmt: skip
+    ]
     assert {what for what, f in found.items() if f.state == "bad"} == {
         "rule book",
         "bundle",
@@ -251,24 +318,28 @@ def test_a_technician_is_told_everything_wrong_at_once(tmp_path: Path, monkeypat
         "lid",
         "hub and key",
     }
-    assert "camera 97: cannot be opened" in found["camera"].words
-    assert "bad.onnx" in found["bundle"].words
-    assert "64 on" in found["processor"].words
+    assert "camera 97: cannot be opened" in found["camera"].message
+    assert "bad.onnx" in found["bundle"].message
+    assert "64 on" in found["processor"].message
     assert not (tmp_path / "state").exists()  # it looked, and left nothing behind
 
 
-def test_a_bin_that_is_well_has_nothing_bad_to_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bin_that_is_well_has_nothing_bad_to_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = _config(tmp_path)
     run(config)
     found = _found(config, monkeypatch)
     assert not [f for f in found.values() if f.state == "bad"]
-    assert "6 items, 6 events wait" in found["running bin"].words
+    assert "6 items, 6 events wait" in found["running bin"].message
     stale = config.state / "health.json"
     os.utime(stale, (time.time() - 3600, time.time() - 3600))
     assert _found(config, monkeypatch)["running bin"].state == "bad"
 
 
-def test_what_a_hub_refused_is_told_and_can_be_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_hub_refused_is_reported_and_can_be_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = _config(tmp_path)
     run(config)
     with Outbox(config.state / "outbox.sqlite", config.bin_id) as outbox:
@@ -277,16 +348,21 @@ def test_what_a_hub_refused_is_told_and_can_be_sent_again(tmp_path: Path, monkey
     run(config)
     assert (
         "events set aside, refused or unreadable: 1 (after an update: binsight edge requeue)"
-        in _found(config, monkeypatch)["running bin"].words
+        in _found(config, monkeypatch)["running bin"].message
     )
     requeue = [sys.executable, "-m", "binsight", "edge", "requeue", "--set"]
     done = subprocess.run(
-        [*requeue, f"state={config.state}", "--set", "bin_id=forgotten"], cwd=ROOT, capture_output=True, text=True
+        [*requeue, f"state={config.state}", "--set", "bin_id=forgotten"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout == "put back: 1; still set aside: 0; waiting for the hub: 6\n"
     with Outbox(config.state / "outbox.sqlite", None) as outbox:
         assert outbox.outbox_id == outbox_id  # the hub knows it by that name still
-    nowhere = subprocess.run([*requeue, f"state={tmp_path / 'no'}"], cwd=ROOT, capture_output=True, text=True)
+    nowhere = subprocess.run(
+        [*requeue, f"state={tmp_path / 'no'}"], cwd=ROOT, capture_output=True, text=True
+    )
     assert (nowhere.returncode, (tmp_path / "no").exists()) == (2, False)
     assert "no bin has run" in nowhere.stderr
 
@@ -297,16 +373,18 @@ def test_days_left_follow_from_pace_and_room() -> None:
     assert days_left(0.1, 2000, 10, 100) is None
 
 
-def test_a_recorded_film_is_compared_with_what_was_accepted(tmp_path: Path) -> None:
-    rows = replay.replay(FILM, load(EdgeConfig, None, [f"bundle={small_bundle()}"]))
+def test_a_recorded_recording_is_compared_with_what_was_accepted(tmp_path: Path) -> None:
+    rows = replay.replay(RECORDING, load(EdgeConfig, None, [f"bundle={small_bundle()}"]))
     assert len(rows) == 6
-    copy = tmp_path / FILM.name
-    copy.write_bytes(FILM.read_bytes())
+    copy = tmp_path / RECORDING.name
+    copy.write_bytes(RECORDING.read_bytes())
     with pytest.raises(ConfigError, match=r"no reference yet.*--accept"):
         replay.differences(copy, rows)
     replay.accept(copy, rows)
     assert replay.differences(copy, rows) == []
-    worse = replay.replay(copy, load(EdgeConfig, None, [f"bundle={small_bundle()}", "trigger.item_share=0.9"]))
+    worse = replay.replay(
+        copy, load(EdgeConfig, None, [f"bundle={small_bundle()}", "trigger.item_share=0.9"])
+    )
     assert replay.differences(copy, worse)[0] == "0 items; the reference has 6"
     changed = [{**row, "stream": "glass"} for row in rows]
     first = next(i for i, row in enumerate(rows) if row["stream"] != "glass")

@@ -1,4 +1,7 @@
-"""Cameras come and go; the bin stays. The stream here is a real HTTP server that is cut and restored."""
+"""Cameras come and go; the bin stays.
+
+The stream here is a real HTTP server that is cut and restored.
+"""
 
 import http.server
 import socket
@@ -21,10 +24,15 @@ from vision.frames import Frame
 
 
 class MjpegServer:
-    """What a network camera serves: JPEG after JPEG in one answer, twenty a second, each with its number as colour."""
+    """What a network camera serves.
+
+    JPEG after JPEG in one answer, twenty a second, each with its number as colour.
+    """
 
     def __init__(self, port: int = 0) -> None:
-        self.alive, self.frozen, self.number = threading.Event(), False, 0
+        self.alive = threading.Event()
+        self.frozen = False
+        self.number = 0
         self.alive.set()
         outer = self
 
@@ -62,7 +70,8 @@ class MjpegServer:
 
 def _read_within(camera: object, seconds: float) -> Frame | str:
     """Return the first frame, or the last complaint after so long."""
-    end, said = time.monotonic() + seconds, ""
+    end = time.monotonic() + seconds
+    said = ""
     while time.monotonic() < end:
         try:
             frame = camera.read()  # type: ignore[attr-defined]
@@ -73,16 +82,21 @@ def _read_within(camera: object, seconds: float) -> Frame | str:
     return said
 
 
-def test_a_stream_that_is_cut_is_noticed_within_five_seconds_and_comes_back_by_itself(tmp_path: Path) -> None:
+def test_a_stream_that_is_cut_is_noticed_within_five_seconds_and_comes_back_by_itself(
+    tmp_path: Path,
+) -> None:
     server = MjpegServer()
-    config = CameraConfig(kind="url", source=f"http://127.0.0.1:{server.port}/stream.mjpg", stale_after_s=2.0)
+    config = CameraConfig(
+        kind="url", source=f"http://127.0.0.1:{server.port}/stream.mjpg", stale_after_s=2.0
+    )
     camera, _ = open_camera(config, tmp_path, SystemClock())
     try:
         first = _read_within(camera, 10)
         assert isinstance(first, Frame)
         assert first.pixels_hwc.shape == (48, 64, 3)
         server.cut()
-        cut, said = time.monotonic(), ""
+        cut = time.monotonic()
+        said = ""
         while not said:
             try:
                 camera.read()
@@ -104,7 +118,9 @@ def test_a_camera_that_is_not_there_is_waited_for_and_named(tmp_path: Path) -> N
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     source = f"http://127.0.0.1:{port}/stream.mjpg"
-    camera, _ = open_camera(CameraConfig(kind="url", source=source, stale_after_s=0.5), tmp_path, SystemClock())
+    camera, _ = open_camera(
+        CameraConfig(kind="url", source=source, stale_after_s=0.5), tmp_path, SystemClock()
+    )
     try:
         assert "cannot be opened; check that it exists" in str(_read_within(camera, 1.5))
         server = MjpegServer(port)
@@ -115,7 +131,9 @@ def test_a_camera_that_is_not_there_is_waited_for_and_named(tmp_path: Path) -> N
 
 
 def test_a_device_number_that_is_not_there_says_what_to_check(tmp_path: Path) -> None:
-    camera, _ = open_camera(CameraConfig(kind="device", source="97", stale_after_s=0.5), tmp_path, SystemClock())
+    camera, _ = open_camera(
+        CameraConfig(kind="device", source="97", stale_after_s=0.5), tmp_path, SystemClock()
+    )
     assert "camera 97: cannot be opened" in str(_read_within(camera, 1.5))
     camera.close()
 
@@ -141,7 +159,9 @@ class _Counted:
 
 
 @pytest.mark.parametrize("frames", [3, 10**9])
-def test_a_device_is_opened_anew_when_it_is_pulled_out_and_when_it_is_asked_for(frames: int) -> None:
+def test_a_device_is_opened_again_when_it_is_pulled_out_and_when_it_is_asked_for(
+    frames: int,
+) -> None:
     _Counted.opened = 0
     camera = LiveCamera(lambda: _Counted(frames), "double", 2.0, SystemClock())
     numbers = []
@@ -157,15 +177,17 @@ def test_a_device_is_opened_anew_when_it_is_pulled_out_and_when_it_is_asked_for(
     assert numbers == sorted(set(numbers))
 
 
-def test_the_raspberry_pi_camera_is_asked_for_what_opencv_calls_bgr(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_raspberry_pi_camera_is_asked_for_what_opencv_calls_bgr(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls: list[object] = []
 
     class Picamera2:
-        def create_video_configuration(self, **words: object) -> dict[str, object]:
-            return words
+        def create_video_configuration(self, **message: object) -> dict[str, object]:
+            return message
 
-        def configure(self, words: object) -> None:
-            calls.append(words)
+        def configure(self, message: object) -> None:
+            calls.append(message)
 
         def start(self) -> None:
             calls.append("start")
@@ -186,16 +208,23 @@ def test_the_raspberry_pi_camera_is_asked_for_what_opencv_calls_bgr(monkeypatch:
     good, pixels = camera.read()
     camera.release()
     assert (good, pixels.shape) == (True, (48, 64, 3))
-    assert calls == [{"main": {"size": (64, 48), "format": "RGB888"}, "buffer_count": 2}, "start", "stop", "close"]
+    assert calls == [
+        {"main": {"size": (64, 48), "format": "RGB888"}, "buffer_count": 2},
+        "start",
+        "stop",
+        "close",
+    ]
 
 
-def test_a_board_without_picamera2_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_power_without_picamera2_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "picamera2", None)
     with pytest.raises(CameraError, match="apt install python3-picamera2"):
         PiCamera((64, 48))
 
 
-def test_a_film_of_what_the_camera_saw_can_be_played_and_ends_by_itself(
+def test_a_recording_of_what_the_camera_saw_can_be_played_and_ends_by_itself(
     tmp_path: Path, make_frames: Callable[[int], list[Frame]]
 ) -> None:
     class Given:
@@ -211,25 +240,28 @@ def test_a_film_of_what_the_camera_saw_can_be_played_and_ends_by_itself(
         def close(self) -> None:
             pass
 
-    recorder = Recorder(Given(), tmp_path / "film.avi", 10, frames=5)
+    recorder = Recorder(Given(), tmp_path / "recording.avi", 10, frames=5)
     while recorder.read() is not None:
         pass
     recorder.close()
-    film, seen = VideoFile(str(tmp_path / "film.avi"), SystemClock()), 0
-    while film.read() is not None:
+    recording = VideoFile(str(tmp_path / "recording.avi"), SystemClock())
+    seen = 0
+    while recording.read() is not None:
         seen += 1
-    film.close()
+    recording.close()
     assert seen == 5
 
 
 @pytest.fixture
 def make_frames() -> Callable[[int], list[Frame]]:
     rng = np.random.default_rng(0)
-    return lambda count: [Frame(rng.integers(0, 255, (48, 64, 3)).astype(np.uint8), i, 0.0) for i in range(count)]
+    return lambda count: [
+        Frame(rng.integers(0, 255, (48, 64, 3)).astype(np.uint8), i, 0.0) for i in range(count)
+    ]
 
 
 @pytest.mark.parametrize("where", ["opening", "reading", "releasing"])
-def test_a_driver_that_does_not_come_back_is_told_wherever_it_hangs(
+def test_a_driver_that_does_not_come_back_is_reported_wherever_it_hangs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
 ) -> None:
     monkeypatch.setattr("edge_runtime.capture._HUNG_S", 0.2)
@@ -250,7 +282,9 @@ def test_a_driver_that_does_not_come_back_is_told_wherever_it_hangs(
         def release(self) -> None:
             hang("releasing")
 
-    camera = Recorder(LiveCamera(Hanging, "double", 0.1, SystemClock()), tmp_path / "film.avi", 10.0)
+    camera = Recorder(
+        LiveCamera(Hanging, "double", 0.1, SystemClock()), tmp_path / "recording.avi", 10.0
+    )
     assert not camera.hung
     end = time.monotonic() + 5
     while not camera.hung and time.monotonic() < end:
@@ -261,8 +295,12 @@ def test_a_driver_that_does_not_come_back_is_told_wherever_it_hangs(
     assert hung
 
 
-@pytest.mark.parametrize("source", ["0", "/dev/video0", "/dev/v4l/by-id/usb-Maker_Camera-video-index0"])
-def test_a_device_is_asked_for_its_size_whatever_it_is_called(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "source", ["0", "/dev/video0", "/dev/v4l/by-id/usb-Maker_Camera-video-index0"]
+)
+def test_a_device_is_asked_for_its_size_whatever_it_is_called(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: dict[int, float] = {}
 
     class Video:

@@ -10,7 +10,7 @@ from small_bundle import write_small_bundle
 from typer.testing import CliRunner
 
 from configs import load
-from edge_runtime import board, choose
+from edge_runtime import choose, host
 from edge_runtime.app import run
 from edge_runtime.commands import app as edge
 from edge_runtime.config import EdgeConfig
@@ -37,13 +37,13 @@ def _prefer(state: Path, name: str) -> None:
     (state / "bundle-times.json").write_text(json.dumps(note))
 
 
-def test_the_faster_one_runs_and_both_times_are_told(both: Path, tmp_path: Path) -> None:
+def test_the_faster_one_runs_and_both_times_are_reported(both: Path, tmp_path: Path) -> None:
     chosen = choose.choose(both, 1, tmp_path)
     times = _note(tmp_path)["times"]
     fastest = min(times, key=lambda name: times[name])
     assert set(times) == {"int8.onnx", "float.onnx"}
-    assert chosen.why.startswith(f"{fastest} takes ")
-    assert "against" in chosen.why
+    assert chosen.reason.startswith(f"{fastest} takes ")
+    assert "against" in chosen.reason
     assert chosen.classifier.manifest.precision == ("int8" if fastest == "int8.onnx" else "fp32")
 
 
@@ -54,10 +54,12 @@ def test_it_is_measured_once_until_bundle_or_processor_change(
     choose.choose(both, 1, tmp_path)
     _prefer(tmp_path, name)
     for _ in range(2):
-        assert choose.choose(both, 1, tmp_path).why.startswith(f"{name} takes 1.0 ms here, against 9.0 ms")
+        assert choose.choose(both, 1, tmp_path).reason.startswith(
+            f"{name} takes 1.0 ms here, against 9.0 ms"
+        )
     before = _note(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(board, "cpu_name", lambda: "another processor")
+        patch.setattr(host, "cpu_name", lambda: "another processor")
         choose.choose(both, 1, tmp_path)
     assert _note(tmp_path)["times"] != before["times"]
     choose.choose(both, 1, tmp_path)
@@ -67,15 +69,21 @@ def test_it_is_measured_once_until_bundle_or_processor_change(
 
 
 @pytest.mark.parametrize("damaged", ["int8.onnx", "float.onnx"])
-def test_the_other_one_runs_where_one_does_not_prove_itself(both: Path, tmp_path: Path, damaged: str) -> None:
+def test_the_other_one_runs_where_one_does_not_prove_itself(
+    both: Path, tmp_path: Path, damaged: str
+) -> None:
     choose.choose(both, 1, tmp_path)
     _prefer(tmp_path, damaged)
     path = both / damaged
     path.write_bytes(path.read_bytes()[:-9])
     chosen = choose.choose(both, 1, tmp_path)
-    assert not chosen.why.startswith(damaged)
+    assert not chosen.reason.startswith(damaged)
     assert damaged in chosen.refused[0]
-    config = load(EdgeConfig, None, [f"bundle={both}", f"state={tmp_path / 's'}", "camera.items=1", "camera.fps=0"])
+    config = load(
+        EdgeConfig,
+        None,
+        [f"bundle={both}", f"state={tmp_path / 's'}", "camera.items=1", "camera.fps=0"],
+    )
     health = run(config)
     assert (health.items, damaged in health.settings) == (1, True)
     assert not health.bundle.startswith(damaged)
@@ -84,7 +92,9 @@ def test_the_other_one_runs_where_one_does_not_prove_itself(both: Path, tmp_path
 def test_none_that_proves_itself_is_an_error_that_names_each(both: Path, tmp_path: Path) -> None:
     for path in both.iterdir():
         path.write_bytes(b"worn")
-    with pytest.raises(BundleError, match=r"float\.onnx: not an ONNX file.*int8\.onnx: not an ONNX file"):
+    with pytest.raises(
+        BundleError, match=r"float\.onnx: not an ONNX file.*int8\.onnx: not an ONNX file"
+    ):
         choose.choose(both, 1, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(BundleError, match="no bundle"):
@@ -95,10 +105,15 @@ def test_a_form_that_cannot_be_read_leaves_the_other(both: Path, tmp_path: Path)
     (both / "float.onnx").unlink()
     (both / "float.onnx").symlink_to("nowhere")
     chosen = choose.choose(both, 1, tmp_path)
-    assert (chosen.why.startswith("int8.onnx takes"), "float.onnx" in chosen.refused[0]) == (True, True)
+    assert (chosen.reason.startswith("int8.onnx takes"), "float.onnx" in chosen.refused[0]) == (
+        True,
+        True,
+    )
 
 
-def test_a_folder_of_several_models_is_refused(both: Path, tmp_path: Path, restamp: Callable[..., Path]) -> None:
+def test_a_folder_of_several_models_is_refused(
+    both: Path, tmp_path: Path, restamp: Callable[..., Path]
+) -> None:
     shutil.copy(restamp(lineage={"checkpoint_sha256": "another"}), both / "other.onnx")
     with pytest.raises(BundleError, match="are of different models; name one of them"):
         choose.choose(both, 1, tmp_path)
@@ -113,13 +128,13 @@ def test_a_damaged_note_is_measured_again(both: Path, tmp_path: Path, text: str)
 
 def test_a_state_that_cannot_be_written_costs_no_start(both: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    assert choose.choose(both, 1, tmp_path / "file").why
+    assert choose.choose(both, 1, tmp_path / "file").reason
 
 
-def test_the_board_is_told_with_each_bundles_time(both: Path, tmp_path: Path) -> None:
+def test_bench_prints_the_processor_with_each_bundles_time(both: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(edge, ["bench", f"--set=bundle={both}", "--set=threads=1"])
     assert done.exit_code == 0
-    assert board.cpu_name() in done.output
+    assert host.cpu_name() in done.output
     assert done.output.count(" ms") == 2
     assert done.output.count("<- runs here") == 1
     (both / "int8.onnx").write_bytes(b"worn")

@@ -20,14 +20,17 @@ from edge_runtime.health import remember_hazard
 from edge_runtime.outbox import Outbox
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.uplink import Answer
-from vision.decision import Decision, Prediction
+from vision.decision import Decision, DecisionKind, Prediction
 from vision.errors import ActuatorError, UplinkError
-from vision.events import Receipt, decode_batch, encode_receipt
+from vision.events import Receipt
 from vision.frames import Frame
+from vision.wire import decode_batch, encode_receipt
 
 ROOT = Path(__file__).parents[3]
-_PREDICTION = Prediction(label="hazardous", confidence=0.6, second_label="", margin=0.6, unknown_score=0.0)
-FILM = ROOT / "tests" / "replay" / "six-items.avi"
+_PREDICTION = Prediction(
+    label="hazardous", confidence=0.6, second_label="", margin=0.6, unknown_score=0.0
+)
+RECORDING = ROOT / "tests" / "replay" / "six-items.avi"
 SMALL = ("camera.width_px=160", "camera.height_px=120", "camera.fps=0", f"bundle={small_bundle()}")
 
 
@@ -47,26 +50,30 @@ def test_a_hazard_outlives_a_power_cut_until_a_person_says_that_it_is_gone(
         noted.append((config.state / "hazard.txt").is_file())
 
     monkeypatch.setattr(SimulatedLid, "alarm", alarm)
-    state, hazardous = config.state, Decision("hazard", "hazardous", "hazardous at 0.60")
+    state = config.state
+    hazardous = Decision(DecisionKind.HAZARD, "hazardous", "hazardous at 0.60")
     with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "classify", lambda *_: Classified(_PREDICTION, hazardous, 1.0, 1.0))
+        patch.setattr(
+            Classifier, "classify", lambda *_: Classified(_PREDICTION, hazardous, 1.0, 1.0)
+        )
         run(config)
     assert alarms == ["hazardous at 0.60"] * 2
     assert noted == [True] * 2  # before the alarm: a controller that is silent takes seconds
-    for words in ("hazardous at 0.60", ""):
+    for message in ("hazardous at 0.60", ""):
         health = run(config)  # the world has ended: no item comes
-        assert (health.items, health.hazard) == (0, words)
-        assert json.loads((state / "health.json").read_text())["hazard"] == words
+        assert (health.items, health.hazard) == (0, message)
+        assert json.loads((state / "health.json").read_text())["hazard"] == message
         assert alarms == ["hazardous at 0.60"] * 3
         done = CliRunner().invoke(edge, ["hazard-gone", f"--set=state={state}"])
         assert done.exit_code == 0
-        assert ("forgotten" in done.output) == bool(words)
+        assert ("forgotten" in done.output) == bool(message)
 
 
 def test_an_alarm_that_failed_is_tried_again_until_it_was_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, tries = _config(tmp_path, "camera.items=3"), []
+    config = _config(tmp_path, "camera.items=3")
+    tries = []
 
     def alarm(self: SimulatedLid, reason: str) -> None:
         tries.append(reason)
@@ -91,7 +98,10 @@ def test_an_alarm_that_failed_is_tried_again_until_it_was_given(
 def test_a_disk_that_takes_nothing_has_events_held_in_memory_until_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file where the outbox's folder should be: SQLite cannot open it, as on a full or a read-only disk."""
+    """A file where the outbox's folder should be.
+
+    SQLite cannot open it, as on a full or a read-only disk.
+    """
     config = _config(tmp_path, "camera.items=6")
     (config.state / "outbox.sqlite").mkdir(parents=True)
     monkeypatch.setattr("edge_runtime.keeper._HEALTH_EVERY_S", 0.0)
@@ -135,8 +145,12 @@ class _Hub:
 def test_a_disk_that_is_full_while_the_bin_runs_costs_no_event(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: bool
 ) -> None:
-    way = ["uplink.url=http://hub", "uplink.interval_s=0.02", "uplink.backoff_max_s=0.02"] if hub else []
-    config = _config(tmp_path, "camera.kind=file", f"camera.source={FILM}", *way)
+    way = (
+        ["uplink.url=http://hub", "uplink.interval_s=0.02", "uplink.backoff_max_s=0.02"]
+        if hub
+        else []
+    )
+    config = _config(tmp_path, "camera.kind=file", f"camera.source={RECORDING}", *way)
     monkeypatch.setattr("edge_runtime.keeper._HEALTH_EVERY_S", 0.0)
     monkeypatch.setattr("edge_runtime.keeper.open_transport", lambda *_: _Hub())
     monkeypatch.setattr(_Hub, "taken", set())
@@ -148,7 +162,11 @@ def test_a_disk_that_is_full_while_the_bin_runs_costs_no_event(
         event = serve(pipeline, frame)
         seen.append((pipeline.outbox.in_memory, pipeline.health.storage))
         if len(seen) == 2:
-            subprocess.run(["dd", "if=/dev/zero", f"of={small_disk / 'filler'}"], check=False, capture_output=True)
+            subprocess.run(
+                ["dd", "if=/dev/zero", f"of={small_disk / 'filler'}"],
+                check=False,
+                capture_output=True,
+            )
         elif len(seen) == 4:
             (small_disk / "filler").unlink()
         elif len(seen) == 5:
@@ -166,19 +184,25 @@ def test_a_disk_that_is_full_while_the_bin_runs_costs_no_event(
         assert (len(_Hub.taken), len(names)) == ((6, 2) if hub else (0, 0))
 
 
-@pytest.mark.parametrize("why", ["ca=/no/such/ca.pem", "url=mqtts://hub:99999"])
-def test_an_uplink_that_cannot_be_opened_does_not_keep_a_bin_from_serving(tmp_path: Path, why: str) -> None:
-    config = _config(tmp_path, "uplink.url=https://hub", f"uplink.{why}")
+@pytest.mark.parametrize("reason", ["ca=/no/such/ca.pem", "url=mqtts://hub:99999"])
+def test_an_uplink_that_cannot_be_opened_does_not_keep_a_bin_from_serving(
+    tmp_path: Path, reason: str
+) -> None:
+    config = _config(tmp_path, "uplink.url=https://hub", f"uplink.{reason}")
     health = run(config)
     assert health.items == 6
-    # Without the package for MQTT that is told instead of the port.
-    assert why.partition("=")[2] in health.alarm or "pip install 'binsight[mqtt]'" in health.alarm
+    # Without the package for MQTT that is reported instead of the port.
+    assert (
+        reason.partition("=")[2] in health.alarm or "pip install 'binsight[mqtt]'" in health.alarm
+    )
     with Outbox(config.state / "outbox.sqlite", config.bin_id) as outbox:
         assert outbox.depth() == 6
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_uplink_whose_thread_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_uplink_whose_thread_dies_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Panic(BaseException):
         """What a library of another language throws: no Exception."""
 
@@ -204,6 +228,8 @@ def test_a_bin_starts_and_serves_on_a_read_only_disk_though_its_outbox_is_damage
 ) -> None:
     (small_disk / "outbox.sqlite").write_bytes(b"damaged" * 1000)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    health = run(_config(tmp_path, "camera.kind=file", f"camera.source={FILM}"))
-    assert health.items == len(replay.replay(FILM, load(EdgeConfig, None, [f"bundle={small_bundle()}"])))
+    health = run(_config(tmp_path, "camera.kind=file", f"camera.source={RECORDING}"))
+    assert health.items == len(
+        replay.replay(RECORDING, load(EdgeConfig, None, [f"bundle={small_bundle()}"]))
+    )
     assert (health.unrecorded, "held in memory" in health.storage) == (0, True)

@@ -14,22 +14,23 @@ import pytest
 from configs import load
 from edge_runtime.actuate import Actuator, SimulatedLid
 from edge_runtime.app import run
+from edge_runtime.camera_monitor import CameraMonitor
 from edge_runtime.capture import LiveCamera, VideoFile, WorldCamera, open_camera
 from edge_runtime.classify import Classified, Classifier
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import CameraConfig, EdgeConfig, TriggerConfig
-from edge_runtime.eyesight import Eyesight
 from edge_runtime.health import Health
 from edge_runtime.outbox import Outbox
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
 from edge_runtime.trigger import Trigger
-from vision.decision import Decision, Prediction, decide
+from vision.decision import Decision, DecisionKind, Prediction, decide
 from vision.errors import ActuatorError, CameraError, DatasetError, StorageError
-from vision.events import ItemEvent, decode_batch, encode_batch
+from vision.events import ItemEvent
 from vision.frames import Camera, Frame, Pixels
 from vision.simulator.world import SimulatedItems, World, read_ledger
 from vision.taxonomy import MATERIALS_1
+from vision.wire import decode_batch, encode_batch
 
 
 def _config(tmp_path: Path, *more: str) -> EdgeConfig:
@@ -59,8 +60,10 @@ def test_every_item_dropped_in_becomes_one_event(tmp_path: Path) -> None:
     assert (written["items"], written["outbox_depth"], written["camera"]) == (6, 6, "ok")
 
 
-def test_pictures_of_a_folder_are_items(tmp_path: Path, picture_folder: Path) -> None:
-    health = run(_config(tmp_path, "camera.kind=folder", f"camera.source={picture_folder}", "camera.items=24"))
+def test_images_of_a_folder_are_items(tmp_path: Path, image_folder: Path) -> None:
+    health = run(
+        _config(tmp_path, "camera.kind=folder", f"camera.source={image_folder}", "camera.items=24")
+    )
     assert health.items == 24
 
 
@@ -75,12 +78,15 @@ class _Parts:
         every_frame: Callable[[], None] = lambda: None,
     ) -> None:
         self.world = World(SimulatedItems(1), 4, (160, 120), 1, tmp_path / "truth.jsonl")
-        self.rules, self.health, self.clock = load_rules(EdgeConfig().rules), Health("b"), SystemClock()
-        self.classifier, self.outbox = Classifier(bundle), Outbox(tmp_path / "o.sqlite", "b")
+        self.rules = load_rules(EdgeConfig().rules)
+        self.health = Health("b")
+        self.clock = SystemClock()
+        self.classifier = Classifier(bundle)
+        self.outbox = Outbox(tmp_path / "o.sqlite", "b")
         self.lid = SimulatedLid(tuple(self.rules.streams), self.world)
         self.pipeline = Pipeline(
             camera(self.world) if camera else WorldCamera(self.world, 0, self.clock),
-            Eyesight(5.0),
+            CameraMonitor(5.0),
             Trigger(TriggerConfig()),
             self.classifier,
             self.rules,
@@ -97,12 +103,22 @@ def test_a_fault_in_the_classifier_opens_the_lid_to_residual_and_the_bin_goes_on
 ) -> None:
     parts = _Parts(tmp_path, bundle)
     monkeypatch.setattr("edge_runtime.pipeline._RETRY_S", 0.0)
-    healthy, broken = parts.classifier.classify, [True]
-    monkeypatch.setattr(parts.classifier, "classify", lambda pixels: broken.pop() / 0 if broken else healthy(pixels))
+    healthy = parts.classifier.classify
+    broken = [True]
+    monkeypatch.setattr(
+        parts.classifier, "classify", lambda pixels: broken.pop() / 0 if broken else healthy(pixels)
+    )
     parts.pipeline.run(threading.Event())
-    cleared = [line.stream for line in read_ledger(tmp_path / "truth.jsonl") if line.what == "cleared"]
+    cleared = [
+        line.stream for line in read_ledger(tmp_path / "truth.jsonl") if line.what == "cleared"
+    ]
     assert cleared[0] == parts.rules.fallback
-    assert (len(cleared), parts.health.faults, parts.health.items, parts.outbox.depth()) == (4, 1, 4, 4)
+    assert (len(cleared), parts.health.faults, parts.health.items, parts.outbox.depth()) == (
+        4,
+        1,
+        4,
+        4,
+    )
     batch = parts.outbox.peek(10)
     assert batch is not None
     assert [event.decision == "fault" for _, event in batch.events] == [True, False, False, False]
@@ -119,15 +135,20 @@ def test_a_flap_that_is_stuck_is_not_told_as_recycling(
             raise ActuatorError("the flap is stuck")
         moves(stream)
 
-    glass = Classified(Prediction("glass", 0.99, "plastic", 0.98, 0.0), Decision("known", "glass", "0.99"), 0.1, 2.0)
+    glass = Classified(
+        Prediction("glass", 0.99, "plastic", 0.98, 0.0),
+        Decision(DecisionKind.KNOWN, "glass", "0.99"),
+        0.1,
+        2.0,
+    )
     monkeypatch.setattr(parts.classifier, "classify", lambda _: glass)
     monkeypatch.setattr(parts.lid, "open", stuck)
     parts.pipeline.run(threading.Event())
     batch = parts.outbox.peek(10)
     assert batch is not None
-    assert {(event.label, event.stream, event.outcome) for _, event in batch.events} == {
-        ("glass", "residual", "fault: the flap is stuck; opened residual instead")
-    }
+    assert {
+        (event.label, event.stream, event.outcome, event.lid_fault) for _, event in batch.events
+    } == {("glass", "residual", "fault", "the flap is stuck; opened residual instead")}
 
 
 def test_a_network_that_gives_nan_is_a_fault_whose_event_can_be_sent(
@@ -137,10 +158,13 @@ def test_a_network_that_gives_nan_is_a_fault_whose_event_can_be_sent(
     healthy = parts.classifier.classify
 
     def broken(pixels: Pixels) -> Classified:
-        result, nan = healthy(pixels), float("nan")
+        result = healthy(pixels)
+        nan = float("nan")
         prediction = replace(result.prediction, confidence=nan, margin=nan, unknown_score=nan)
         return replace(
-            result, prediction=prediction, decision=decide(prediction, parts.classifier.manifest.policy, MATERIALS_1)
+            result,
+            prediction=prediction,
+            decision=decide(prediction, parts.classifier.manifest.policy, MATERIALS_1),
         )
 
     monkeypatch.setattr(parts.classifier, "classify", broken)
@@ -159,7 +183,9 @@ def test_housekeeping_that_fails_never_moves_the_lid(tmp_path: Path, bundle: Pat
 
     parts = _Parts(tmp_path, bundle, every_frame=full_disk)
     parts.pipeline.run(threading.Event())
-    cleared = [line.stream for line in read_ledger(tmp_path / "truth.jsonl") if line.what == "cleared"]
+    cleared = [
+        line.stream for line in read_ledger(tmp_path / "truth.jsonl") if line.what == "cleared"
+    ]
     batch = parts.outbox.peek(10)
     assert batch is not None
     assert [event.stream for _, event in batch.events] == cleared
@@ -167,26 +193,33 @@ def test_housekeeping_that_fails_never_moves_the_lid(tmp_path: Path, bundle: Pat
     assert parts.health.faults > 4
 
 
-def test_an_unreadable_photograph_is_left_out_of_the_count_and_named(tmp_path: Path, picture_folder: Path) -> None:
-    broken = sorted((picture_folder / "glass").iterdir())[3]
+def test_an_unreadable_photograph_is_left_out_of_the_count_and_named(
+    tmp_path: Path, image_folder: Path
+) -> None:
+    broken = sorted((image_folder / "glass").iterdir())[3]
     broken.write_bytes(broken.read_bytes()[:200])
-    health = run(_config(tmp_path, "camera.kind=folder", f"camera.source={picture_folder}", "camera.items=24"))
+    health = run(
+        _config(tmp_path, "camera.kind=folder", f"camera.source={image_folder}", "camera.items=24")
+    )
     truth = read_ledger(tmp_path / "state" / "truth.jsonl")
     assert (health.items, health.faults) == (23, 0)
     assert [sum(line.what == what for line in truth) for what in ("cleared", "missed")] == [23, 1]
 
 
-def test_a_video_file_is_read_to_its_end_and_a_live_camera_gives_its_newest_frame(tmp_path: Path) -> None:
-    path = str(tmp_path / "film.avi")
+def test_a_video_file_is_read_to_its_end_and_a_live_camera_gives_its_newest_frame(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "recording.avi")
     writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     for i in range(12):
         writer.write(np.full((48, 64, 3), 20 * i, np.uint8))
     writer.release()
-    film, clock = VideoFile(path, SystemClock()), SystemClock()
+    recording = VideoFile(path, SystemClock())
+    clock = SystemClock()
     frames = []
-    while (frame := film.read()) is not None:
+    while (frame := recording.read()) is not None:
         frames.append(frame)
-    film.close()
+    recording.close()
     assert [frame.sequence for frame in frames] == list(range(1, 13))
     assert [round(frame.pixels_hwc.mean() / 20) for frame in frames] == list(range(12))
     live = LiveCamera(lambda: cv2.VideoCapture(path), path, 5.0, clock)
@@ -223,7 +256,8 @@ def test_a_camera_that_fails_and_recovers_costs_no_item(
 ) -> None:
     class Flaky:
         def __init__(self, world: World) -> None:
-            self.inner, self.reads = WorldCamera(world, 0, SystemClock()), 0
+            self.inner = WorldCamera(world, 0, SystemClock())
+            self.reads = 0
 
         def read(self) -> Frame | None:
             self.reads += 1
@@ -250,14 +284,17 @@ def test_a_camera_that_fails_and_recovers_costs_no_item(
         ({"kind": "folder", "source": "none"}, "no such folder"),
     ],
 )
-def test_cameras_that_are_not_there_say_what_to_check(tmp_path: Path, change: dict[str, str], complaint: str) -> None:
+def test_cameras_that_are_not_there_say_what_to_check(
+    tmp_path: Path, change: dict[str, str], complaint: str
+) -> None:
     with pytest.raises(CameraError, match=complaint):
         open_camera(CameraConfig.model_validate(change), tmp_path, SystemClock())
 
 
 def _says(parts: _Parts, monkeypatch: pytest.MonkeyPatch, *answers: tuple[str, float]) -> None:
     """Have the classifier answer so, one answer a look, the last one for ever."""
-    left, policy = list(answers), parts.classifier.manifest.policy
+    left = list(answers)
+    policy = parts.classifier.manifest.policy
     labels = ("glass", "paper", "hazardous")
 
     def classify(pixels: Pixels) -> Classified:
@@ -279,32 +316,39 @@ def test_an_item_that_is_not_clear_is_looked_at_again_and_the_looks_are_averaged
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = _Parts(tmp_path, bundle)
-    parts.pipeline.board_w = 5.0
+    parts.pipeline.host_power_w = 5.0
     _says(parts, monkeypatch, ("paper", 0.4), ("glass", 0.5), ("glass", 0.99))
     parts.pipeline.run(threading.Event())
     first, *others = _events(parts)
-    assert (first.label, first.looks, first.inference_ms) == ("glass", 3, 6.0)
+    assert (first.label, first.frames_used, first.inference_ms) == ("glass", 3, 6.0)
     assert first.confidence == pytest.approx((0.3 + 0.5 + 0.99) / 3, abs=1e-4)
     assert first.energy_mj == pytest.approx(5.0 * 9.0)
-    assert [event.looks for event in others] == [1, 1, 1]  # clear at the first look: nobody waits
+    assert [event.frames_used for event in others] == [
+        1,
+        1,
+        1,
+    ]  # clear at the first look: nobody waits
 
 
 def test_a_hazard_in_any_look_opens_its_stream_gives_the_alarm_and_hurries(
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts, hurried = _Parts(tmp_path, bundle), []
+    parts = _Parts(tmp_path, bundle)
+    hurried = []
     parts.pipeline.on_hazard = lambda: hurried.append(parts.outbox.depth())
     _says(parts, monkeypatch, ("paper", 0.4), ("hazardous", 0.6), ("glass", 0.99))
     parts.pipeline.run(threading.Event())
     first = _events(parts)[0]
-    assert (first.decision, first.stream, first.looks) == ("hazard", parts.rules.hazard, 2)
+    assert (first.decision, first.stream, first.frames_used) == ("hazard", parts.rules.hazard, 2)
     assert parts.health.hazards == 1
     assert parts.health.hazard == first.reason == "hazardous at 0.60"
     assert parts.lid.alarms == [first.reason]
     assert hurried == [1]  # its event is stored before it is sent
 
 
-def test_an_alarm_that_cannot_be_given_is_told(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_alarm_that_cannot_be_given_is_reported(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parts = _Parts(tmp_path, bundle)
     monkeypatch.setattr(parts.lid, "alarm", lambda reason: 1 / 0)
     _says(parts, monkeypatch, ("hazardous", 0.9))
@@ -319,7 +363,8 @@ def test_a_bin_that_does_not_see_for_long_empties_its_chute_to_residual_and_says
 ) -> None:
     class Blind:
         def __init__(self, world: World) -> None:
-            self.inner, self.reads = WorldCamera(world, 0, SystemClock()), 0
+            self.inner = WorldCamera(world, 0, SystemClock())
+            self.reads = 0
 
         def read(self) -> Frame | None:
             self.reads += 1
@@ -347,7 +392,7 @@ def test_a_bin_that_does_not_see_for_long_empties_its_chute_to_residual_and_says
 
 
 @pytest.mark.parametrize("fault", ["it never rests", "every step fails"])
-def test_a_bin_that_cannot_work_for_long_empties_its_chute_to_residual_and_says_why(
+def test_a_bin_that_cannot_work_for_long_empties_its_chute_to_residual_and_says_reason(
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     rng = np.random.default_rng(0)

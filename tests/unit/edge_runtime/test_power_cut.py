@@ -1,7 +1,10 @@
-"""The outbox on a disk that forgets what was not synced, and tears what was being written, at any instant.
+"""The outbox on a disk that forgets what was not synced.
 
-A virtual file system under SQLite notes every write and every sync of the database and its WAL. A power cut at any of
-these instants is then played: what was synced is there; of what was not, any 512-byte sectors may be, in any mixture.
+And tears what was being written, at any instant.
+
+A virtual file system under SQLite notes every write and every sync of the database and its WAL. A
+power cut at any of these instants is then played: what was synced is there; of what was not, any
+512-byte sectors may be, in any mixture.
 """
 
 import random
@@ -39,7 +42,8 @@ class _Noting(apsw.VFS):
 class _NotingFile(apsw.VFSFile):
     def __init__(self, notes: list[tuple[Any, ...]], name: Any, flags: list[int]) -> None:
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
-        self._notes, self._name = notes, Path(path).name if path else ""
+        self._notes = notes
+        self._name = Path(path).name if path else ""
         super().__init__("unix", name, flags)
 
     def xWrite(self, data: bytes, offset: int) -> None:
@@ -78,7 +82,8 @@ def _after_cut(notes: list[tuple[Any, ...]], instant: int, rng: random.Random) -
     durable: dict[str, bytearray] = {}
     pending: dict[str, list[tuple[Any, ...]]] = {}
     for note in notes[:instant]:
-        kind, name = note[0], note[1]
+        kind = note[0]
+        name = note[1]
         if kind == "delete":
             durable.pop(name, None)
             pending.pop(name, None)
@@ -95,7 +100,10 @@ def _after_cut(notes: list[tuple[Any, ...]], instant: int, rng: random.Random) -
             for start in range(0, len(note[3]), SECTOR_BYTES):
                 if rng.random() < 0.5:
                     sector = note[3][start : start + SECTOR_BYTES]
-                    _apply(durable.setdefault(name, bytearray()), ("write", name, note[2] + start, sector))
+                    _apply(
+                        durable.setdefault(name, bytearray()),
+                        ("write", name, note[2] + start, sector),
+                    )
     return {name: bytes(content) for name, content in durable.items()}
 
 
@@ -113,7 +121,9 @@ def _work(path: Path, disk: _Noting, make_event: Make, promise: Callable[[int], 
 
 def _lost(notes: list[tuple[Any, ...]], folder: Path, cuts: int) -> tuple[int, int]:
     """Play power cuts; return (events promised and lost, outboxes that cannot be opened)."""
-    rng, lost, broken = random.Random(1), 0, 0
+    rng = random.Random(1)
+    lost = 0
+    broken = 0
     begun = notes.index(("opened", 0))
     for cut in range(cuts):
         instant = rng.randrange(begun + 1, len(notes))
@@ -128,7 +138,9 @@ def _lost(notes: list[tuple[Any, ...]], folder: Path, cuts: int) -> tuple[int, i
             with Outbox(home / "o.sqlite", "b") as outbox:
                 batch = outbox.peek(1000)
                 numbers = [seq for seq, _ in batch.events] if batch else []
-                assert all(event.monotonic_ms == seq for seq, event in (batch.events if batch else ()))
+                assert all(
+                    event.monotonic_ms == seq for seq, event in (batch.events if batch else ())
+                )
                 assert numbers == sorted(set(numbers))
                 missing = set(range(asked + 1, promised + 1)) - set(numbers)
                 lost += len(missing)
@@ -139,7 +151,9 @@ def _lost(notes: list[tuple[Any, ...]], folder: Path, cuts: int) -> tuple[int, i
     return lost, broken
 
 
-def test_no_power_cut_costs_an_event_that_was_promised(tmp_path: Path, disk: _Noting, make_event: Make) -> None:
+def test_no_power_cut_costs_an_event_that_was_promised(
+    tmp_path: Path, disk: _Noting, make_event: Make
+) -> None:
     promised: list[int] = []
     _work(tmp_path / "o.sqlite", disk, make_event, promised.append)
     notes = list(disk.notes)

@@ -7,7 +7,7 @@ import yaml
 
 from configs import CONFIG_FOLDER
 from edge_runtime.rules import load_rules
-from vision.decision import KINDS, Decision
+from vision.decision import Decision, DecisionKind
 from vision.errors import ConfigError
 from vision.taxonomy import MATERIALS_1
 
@@ -17,11 +17,13 @@ BOOKS = sorted((CONFIG_FOLDER / "rules").glob("*.yaml"))
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
 def test_books_that_ship_give_every_decision_a_stream(path: Path) -> None:
     book = load_rules(path)
-    for kind in KINDS:
+    for kind in DecisionKind:
         for label in MATERIALS_1.labels:
             assert book.stream(Decision(kind, label, "")) in book.streams
-    assert book.stream(Decision("unsure", "glass", "")) == book.fallback
-    assert book.stream(Decision("hazard", "hazardous", "")) == book.hazard != book.fallback
+    assert book.stream(Decision(DecisionKind.UNSURE, "glass", "")) == book.fallback
+    assert (
+        book.stream(Decision(DecisionKind.HAZARD, "hazardous", "")) == book.hazard != book.fallback
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,9 @@ def test_books_that_ship_give_every_decision_a_stream(path: Path) -> None:
         ({"colour": "blue"}, "unknown key"),
     ],
 )
-def test_incomplete_books_do_not_load(tmp_path: Path, change: dict[str, object], complaint: str) -> None:
+def test_incomplete_books_do_not_load(
+    tmp_path: Path, change: dict[str, object], complaint: str
+) -> None:
     document = {**yaml.safe_load(BOOKS[0].read_text()), **change}
     (tmp_path / "book.yaml").write_text(yaml.safe_dump(document))
     with pytest.raises(ConfigError, match=complaint):

@@ -1,4 +1,7 @@
-"""The way to the hub itself: slow and broken answers, certificates, and what is told of an address."""
+"""The way to the hub itself.
+
+Slow and broken answers, certificates, and what is reported of an address.
+"""
 
 import http.server
 import shutil
@@ -19,7 +22,8 @@ from edge_runtime.outbox import Outbox
 from edge_runtime.uplink import HttpTransport, Uplink, open_transport
 from vision.addresses import without_secrets
 from vision.errors import ConfigError, UplinkError
-from vision.events import ItemEvent, Receipt, decode_batch, encode_receipt
+from vision.events import ItemEvent, Receipt
+from vision.wire import decode_batch, encode_receipt
 
 Make = Callable[..., ItemEvent]
 
@@ -34,7 +38,10 @@ Make = Callable[..., ItemEvent]
         ("rtsp://admin:a?b#c@cam:554/1", "rtsp://cam:554/1"),
         ("rtsp://admin@cam/1#t=secret", "rtsp://cam/1"),
         ("/dev/v4l/by-id/usb-cam@1", "/dev/v4l/by-id/usb-cam@1"),
-        ("https://hub.example.org/at@home", "https://home"),  # it might be a password; better too little than too much
+        (
+            "https://hub.example.org/at@home",
+            "https://home",
+        ),  # it might be a password; better too little than too much
         ("https://hub.example.org:8443/city/v1", "https://hub.example.org:8443/city/v1"),
         ("http://cam:8080/video.cgi?user=admin@site&pwd=secret", "http://cam:8080/video.cgi"),
         ("http://[::1]:80/x?u=a@b:secret", "http://[::1]:80/x"),
@@ -54,7 +61,7 @@ def test_scheme_host_port_and_path_are_shown_and_no_secret(url: str, shown: str)
     assert without_secrets(url) == shown
 
 
-def test_no_password_of_the_hub_is_told() -> None:
+def test_no_password_of_the_hub_is_reported() -> None:
     transport = HttpTransport(UplinkConfig(url="http://bin7:s3cret@127.0.0.1:9"), SystemClock())
     with pytest.raises(UplinkError) as told:
         transport.post(b"")
@@ -67,7 +74,9 @@ class SlowHub:
     def __init__(self, drip: bytes, pause_s: float) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._drip, self._pause_s, self._over = drip, pause_s, threading.Event()
+        self._drip = drip
+        self._pause_s = pause_s
+        self._over = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -104,7 +113,8 @@ def test_an_answer_that_comes_slowly_cut_or_as_garbage_is_no_answer_and_costs_bo
     hub = SlowHub(drip, pause_s)
     config = UplinkConfig(url=hub.url, timeout_s=0.3)
     transport = HttpTransport(config, SystemClock())
-    uplink, started = Uplink(outbox, transport, config, SystemClock()), time.monotonic()
+    uplink = Uplink(outbox, transport, config, SystemClock())
+    started = time.monotonic()
     uplink.step()
     assert time.monotonic() - started < 4
     assert uplink.last_error
@@ -125,12 +135,13 @@ class TlsHub:
             "[ca]\ndefault_ca=d\n[d]\ndatabase=index\nnew_certs_dir=.\nrand_serial=yes\ndefault_md=sha256\npolicy=p\n"
             "x509_extensions=e\n[p]\ncommonName=supplied\n[e]\nsubjectAltName=DNS:localhost\n"
         )
-        for words in (
+        for message in (
             "req -new -newkey rsa:2048 -nodes -subj /CN=localhost -keyout key.pem -out request.pem",
-            "ca -config ca.cnf -selfsign -batch -keyfile key.pem -in request.pem -startdate 20160101000000Z "
+            "ca -config ca.cnf -selfsign -batch -keyfile key.pem -in request.pem -startdate "
+            "20160101000000Z "
             f"-enddate {2016 + years}0101000000Z -notext -out cert.pem",
         ):
-            subprocess.run([openssl, *words.split()], cwd=folder, check=True, capture_output=True)
+            subprocess.run([openssl, *message.split()], cwd=folder, check=True, capture_output=True)
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
@@ -169,9 +180,15 @@ class NetworkClock(SystemClock):
         return replace(super().now(), clock_synced=self.synced)
 
 
-def test_https_trusts_the_certificate_it_was_given_and_no_other(tmp_path: Path, outbox: Outbox) -> None:
-    hub, clock = TlsHub(tmp_path, 40), NetworkClock(True)
-    for config, left in ((UplinkConfig(url=hub.url), 20), (UplinkConfig(url=hub.url, ca=hub.certificate), 0)):
+def test_https_trusts_the_certificate_it_was_given_and_no_other(
+    tmp_path: Path, outbox: Outbox
+) -> None:
+    hub = TlsHub(tmp_path, 40)
+    clock = NetworkClock(True)
+    for config, left in (
+        (UplinkConfig(url=hub.url), 20),
+        (UplinkConfig(url=hub.url, ca=hub.certificate), 0),
+    ):
         transport = HttpTransport(config, clock)
         uplink = Uplink(outbox, transport, config, clock)
         uplink.step()
@@ -183,10 +200,11 @@ def test_https_trusts_the_certificate_it_was_given_and_no_other(tmp_path: Path, 
         open_transport(UplinkConfig(url=hub.url, ca=tmp_path / "none.pem"), clock)
 
 
-def test_a_bin_that_does_not_know_the_time_does_not_judge_the_dates_of_a_certificate_but_all_else(
+def test_a_bin_that_does_not_know_the_time_does_not_check_the_dates_of_a_certificate_but_all_else(
     tmp_path: Path, outbox: Outbox
 ) -> None:
-    hub, clock = TlsHub(tmp_path, 1), NetworkClock(True)
+    hub = TlsHub(tmp_path, 1)
+    clock = NetworkClock(True)
     config = UplinkConfig(url=hub.url, ca=hub.certificate)
     transport = HttpTransport(config, clock)
     uplink = Uplink(outbox, transport, config, clock)

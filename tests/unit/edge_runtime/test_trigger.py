@@ -10,7 +10,9 @@ from vision.simulator.street import Street
 from vision.simulator.world import EMPTY_FRAMES, SimulatedItems, World
 
 
-def _frame(grey: float, spot: tuple[int, int] | None = None, noise: float = 2.0, seed: int = 0) -> Frame:
+def _frame(
+    grey: float, spot: tuple[int, int] | None = None, noise: float = 2.0, seed: int = 0
+) -> Frame:
     pixels = np.random.default_rng(seed).normal(grey, noise, (120, 160, 3))
     if spot:
         pixels[spot[1] : spot[1] + 30, spot[0] : spot[0] + 30] = 220
@@ -29,7 +31,8 @@ def test_an_empty_chute_never_triggers_and_slow_light_is_followed() -> None:
 
 
 def test_one_capture_for_an_item_and_the_next_one_only_after_the_chute_was_empty() -> None:
-    empty, item = [_frame(90, seed=i) for i in range(5)], [_frame(90, (60, 40), seed=i) for i in range(20)]
+    empty = [_frame(90, seed=i) for i in range(5)]
+    item = [_frame(90, (60, 40), seed=i) for i in range(20)]
     assert len(_watch(Trigger(TriggerConfig(stuck_frames=100)), empty + item + empty + item)) == 2
 
 
@@ -37,7 +40,9 @@ def test_one_capture_for_an_item_and_the_next_one_only_after_the_chute_was_empty
 def test_an_item_that_takes_the_place_of_another_is_counted_though_the_chute_was_never_empty(
     spot: tuple[int, int],
 ) -> None:
-    frames = [_frame(90, seed=i) for i in range(5)] + [_frame(90, (60, 40), seed=i) for i in range(4)]
+    frames = [_frame(90, seed=i) for i in range(5)] + [
+        _frame(90, (60, 40), seed=i) for i in range(4)
+    ]
     frames += [_frame(90, spot, seed=i) for i in range(60)]
     trigger = Trigger(TriggerConfig())
     assert len(_watch(trigger, frames)) == 2
@@ -45,7 +50,7 @@ def test_an_item_that_takes_the_place_of_another_is_counted_though_the_chute_was
     assert len(_watch(trigger, [_frame(90, (110, 20), seed=i) for i in range(10)])) == 1
 
 
-def test_a_reference_of_another_size_is_learnt_anew() -> None:
+def test_a_reference_of_another_size_is_learnt_again() -> None:
     assert Trigger(TriggerConfig(), np.zeros((40, 30, 3), np.uint8)).state is State.LEARNING
 
 
@@ -67,13 +72,17 @@ def test_an_item_that_lay_there_before_a_restart_is_seen_with_the_saved_referenc
     _watch(before, [_frame(90, seed=i) for i in range(5)])
     lying = [_frame(90, (60, 40), seed=i) for i in range(6)]
     assert len(_watch(Trigger(TriggerConfig(), before.reference), lying)) == 1
-    assert _watch(Trigger(TriggerConfig()), lying) == []  # without it the item is taken for the floor
+    assert (
+        _watch(Trigger(TriggerConfig()), lying) == []
+    )  # without it the item is taken for the floor
 
 
 def test_a_scene_that_stays_changed_becomes_the_new_empty_chute() -> None:
     config = TriggerConfig(stuck_frames=20)
     trigger = Trigger(config)
-    frames = [_frame(90, seed=i) for i in range(5)] + [_frame(90, (100, 60), seed=i) for i in range(40)]
+    frames = [_frame(90, seed=i) for i in range(5)] + [
+        _frame(90, (100, 60), seed=i) for i in range(40)
+    ]
     assert len(_watch(trigger, frames)) == 1  # the item was counted, then it is part of the chute
     assert trigger.state is State.EMPTY
     both = [_frame(90, (100, 60), seed=i) for i in range(6)]
@@ -120,15 +129,21 @@ def test_a_lamp_that_goes_on_is_no_item() -> None:
 
 
 def test_a_lamp_over_a_floor_of_which_a_part_is_overexposed_is_no_item() -> None:
-    floor = np.dstack([np.broadcast_to(np.linspace(dim, 2 * dim, 160), (120, 160)) for dim in (100, 200, 220)])
+    floor = np.dstack(
+        [np.broadcast_to(np.linspace(dim, 2 * dim, 160), (120, 160)) for dim in (100, 200, 220)]
+    )
     frames = [np.clip(light * floor, 0, 255) for light in [1.0] * 10 + [0.7] * 30]
-    assert _watch(Trigger(TriggerConfig()), [Frame(f.astype(np.uint8), 0, 0.0) for f in frames]) == []
+    assert (
+        _watch(Trigger(TriggerConfig()), [Frame(f.astype(np.uint8), 0, 0.0) for f in frames]) == []
+    )
 
 
 def test_the_outline_of_a_white_thing_on_a_white_floor_is_an_item() -> None:
     floor = np.full((120, 160, 3), 255, np.uint8)
     y, x = np.indices(floor.shape[:2])
-    thing = np.where((abs(abs(x - 80) + abs(y - 60) - 40) < 2)[..., None], 190, floor).astype(np.uint8)
+    thing = np.where((abs(abs(x - 80) + abs(y - 60) - 40) < 2)[..., None], 190, floor).astype(
+        np.uint8
+    )
     frames = [Frame(pixels, 0, 0.0) for pixels in [floor] * 5 + [thing] * 5]
     assert len(_watch(Trigger(TriggerConfig()), frames)) == 1
 
@@ -163,8 +178,9 @@ def test_an_arm_that_rests_for_half_a_second_is_no_item_and_what_lies_at_the_bor
 
 def test_a_bad_day_is_counted_right() -> None:
     items = Street(SimulatedItems(7), 12, (320, 240), 7)
-    trigger, sequence = Trigger(TriggerConfig()), 0
-    while (pixels := items.look()) is not None:
+    trigger = Trigger(TriggerConfig())
+    sequence = 0
+    while (pixels := items.view()) is not None:
         sequence += 1
         if trigger.step(Frame(pixels, sequence, 0.0)):
             items.clear()
@@ -175,9 +191,11 @@ def test_a_bad_day_is_counted_right() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_simulated_items_are_counted_exactly_once(seed: int) -> None:
-    world, trigger, counted = World(SimulatedItems(seed), 40, (320, 240), seed), Trigger(TriggerConfig()), 0
+    world = World(SimulatedItems(seed), 40, (320, 240), seed)
+    trigger = Trigger(TriggerConfig())
+    counted = 0
     sequence = 0
-    while (pixels := world.look()) is not None:
+    while (pixels := world.view()) is not None:
         sequence += 1
         if trigger.step(Frame(pixels, sequence, 0.0)):
             counted += 1

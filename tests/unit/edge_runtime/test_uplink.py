@@ -1,4 +1,7 @@
-"""What each answer of the hub does to the outbox. The hub here is a double with rules, not a mock."""
+"""What each answer of the hub does to the outbox.
+
+The hub here is a double with rules, not a mock.
+"""
 
 import shutil
 import threading
@@ -13,13 +16,14 @@ from edge_runtime.config import UplinkConfig
 from edge_runtime.outbox import Outbox
 from edge_runtime.uplink import Answer, Uplink
 from vision.errors import UplinkError
-from vision.events import ItemEvent, Receipt, decode_batch, encode_receipt, encode_refusal
+from vision.events import ItemEvent, Receipt
+from vision.wire import decode_batch, encode_receipt, encode_refusal
 
 Make = Callable[..., ItemEvent]
 
 
 class HubDouble:
-    """Takes batches like the hub: idempotent, refuses what it is told to refuse."""
+    """Takes batches like the hub: idempotent, refuses what it is asked to refuse."""
 
     def __init__(self) -> None:
         self.taken: list[int] = []
@@ -48,8 +52,12 @@ class HubDouble:
         return Answer(200, encode_receipt(Receipt(batch.outbox_id, numbers[-1])))
 
 
-def _run(outbox: Outbox, hub: HubDouble, steps: int, batch_events: int = 8) -> tuple[Uplink, list[float]]:
-    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub", batch_events=batch_events), SystemClock())
+def _run(
+    outbox: Outbox, hub: HubDouble, steps: int, batch_events: int = 8
+) -> tuple[Uplink, list[float]]:
+    uplink = Uplink(
+        outbox, hub, UplinkConfig(url="http://hub", batch_events=batch_events), SystemClock()
+    )
     return uplink, [uplink.step() for _ in range(steps)]
 
 
@@ -85,7 +93,8 @@ def test_answers_that_say_nothing_of_the_events_never_cost_one(outbox: Outbox, s
 
 
 def test_the_thread_survives_a_defect_and_says_so(outbox: Outbox) -> None:
-    hub, failed = HubDouble(), threading.Event()
+    hub = HubDouble()
+    failed = threading.Event()
     healthy = hub.post
 
     def defect(body: bytes) -> Answer:
@@ -95,7 +104,12 @@ def test_the_thread_survives_a_defect_and_says_so(outbox: Outbox) -> None:
         return healthy(body)
 
     hub.post = defect  # type: ignore[method-assign]
-    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub", backoff_max_s=0.01, interval_s=0.01), SystemClock())
+    uplink = Uplink(
+        outbox,
+        hub,
+        UplinkConfig(url="http://hub", backoff_max_s=0.01, interval_s=0.01),
+        SystemClock(),
+    )
     uplink.start()
     assert failed.wait(5)
     while outbox.depth():
@@ -118,9 +132,18 @@ def test_a_refused_key_keeps_everything_and_raises_the_alarm(outbox: Outbox, sta
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"OK", b"<html>Free WiFi</html>", b'{"acked_seq": 20}', encode_receipt(Receipt("another", 20))]
+    "body",
+    [
+        b"",
+        b"OK",
+        b"<html>Free WiFi</html>",
+        b'{"acked_seq": 20}',
+        encode_receipt(Receipt("another", 20)),
+    ],
 )
-def test_a_200_without_this_outboxs_receipt_is_no_acknowledgement(outbox: Outbox, body: bytes) -> None:
+def test_a_200_without_this_outboxs_receipt_is_no_acknowledgement(
+    outbox: Outbox, body: bytes
+) -> None:
     hub = HubDouble()
     hub.answer = Answer(200, body)
     _run(outbox, hub, 5)
@@ -156,7 +179,9 @@ def test_one_poisoned_event_is_quarantined_and_all_others_arrive(outbox: Outbox)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_what_a_web_server_that_is_no_hub_refuses_is_kept_and_told(outbox: Outbox, status: int) -> None:
+def test_what_a_web_server_that_is_no_hub_refuses_is_kept_and_reported(
+    outbox: Outbox, status: int
+) -> None:
     hub = HubDouble()
     hub.answer = Answer(status, b"<html>The plain HTTP request was sent to HTTPS port</html>")
     uplink, _ = _run(outbox, hub, 30)
@@ -164,7 +189,7 @@ def test_what_a_web_server_that_is_no_hub_refuses_is_kept_and_told(outbox: Outbo
     assert "no binsight hub" in uplink.alarm
 
 
-def test_a_hub_that_refuses_everything_is_asked_ever_less_and_told(outbox: Outbox) -> None:
+def test_a_hub_that_refuses_everything_is_asked_ever_less_and_reported(outbox: Outbox) -> None:
     hub = HubDouble()
     hub.poison = set(range(1, 100))
     uplink, pauses = _run(outbox, hub, 12)
@@ -173,19 +198,22 @@ def test_a_hub_that_refuses_everything_is_asked_ever_less_and_told(outbox: Outbo
     assert outbox.depth() > 10
 
 
-def test_a_hub_that_refuses_everything_for_a_week_has_few_events_set_aside(outbox: Outbox, make_event: Make) -> None:
+def test_a_hub_that_refuses_everything_for_a_week_has_few_events_set_aside(
+    outbox: Outbox, make_event: Make
+) -> None:
     hub = HubDouble()
     hub.poison = set(range(1, 1000))
     for _ in range(300):
         outbox.append(make_event())
-    uplink, waited_s = Uplink(outbox, hub, UplinkConfig(url="http://hub"), SystemClock()), 0.0
+    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub"), SystemClock())
+    waited_s = 0.0
     while waited_s < 7 * 86_400:
         waited_s += uplink.step()
     assert outbox.quarantined() <= 7 * 24 + 5
     assert outbox.depth() + outbox.quarantined() == 320
 
 
-def test_a_hub_that_acknowledges_nothing_is_asked_ever_less_and_told(outbox: Outbox) -> None:
+def test_a_hub_that_acknowledges_nothing_is_asked_ever_less_and_reported(outbox: Outbox) -> None:
     hub = HubDouble()
     hub.answer = Answer(200, encode_receipt(Receipt(outbox.outbox_id, 0)))
     uplink, pauses = _run(outbox, hub, 8)
@@ -199,7 +227,11 @@ def test_a_proxy_that_takes_less_at_once_gets_less_at_once(outbox: Outbox) -> No
     healthy = hub.post
 
     def proxy(body: bytes) -> Answer:
-        return Answer(413, b"<html>nginx</html>") if len(decode_batch(body).events) > 3 else healthy(body)
+        return (
+            Answer(413, b"<html>nginx</html>")
+            if len(decode_batch(body).events) > 3
+            else healthy(body)
+        )
 
     hub.post = proxy  # type: ignore[method-assign]
     _run(outbox, hub, 20)
@@ -237,7 +269,8 @@ def test_a_batch_says_when_it_was_sent_so_that_a_hub_can_date_it(outbox: Outbox)
             return super().post(body)
 
     _run(outbox, Listening(), 1)
-    batch, now = decode_batch(bodies[0]), SystemClock().now()
+    batch = decode_batch(bodies[0])
+    now = SystemClock().now()
     assert batch.sent_boot_id == now.boot_id
     assert 0 <= now.monotonic_ms - batch.sent_monotonic_ms < 5000
 

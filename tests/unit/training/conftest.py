@@ -1,4 +1,7 @@
-"""One training run on simulator pictures, and its bundles, for all tests here. Torch is loaded when it is used."""
+"""One training run on simulator images, and its bundles, for all tests here.
+
+Torch is loaded when it is used.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,28 +13,36 @@ from vision.simulator.dataset import simulator_dataset
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few_calibration_pictures() -> Iterator[None]:
-    """Calibrate int8 on 16 pictures: the histograms of 128 take longer than the rest of the tests of it."""
+def few_calibration_images() -> Iterator[None]:
+    """Calibrate int8 on 16 images.
+
+    The histograms of 128 take longer than the rest of the tests of it.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.quantize.CALIBRATION_PICTURES", 16)
+        patch.setattr("training.quantize.CALIBRATION_IMAGES", 16)
         yield
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Simulator pictures of three labels, with both splits."""
-    root = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Simulator images of three labels, with both splits."""
+    root = tmp_path_factory.mktemp("images")
     simulator_dataset(root, 300, 1, ("cardboard", "organic", "e_waste"))
     return root
 
 
 @pytest.fixture(scope="session")
-def settings(pictures: Path) -> list[str]:
+def settings(images: Path) -> list[str]:
     """Settings of a training that takes seconds; resnet18 learns from nothing within them."""
     return [
-        f"data.root={pictures}", "model.name=resnet18", "model.weights=scratch", "model.size_px=48",
-        "recipe.batch_size=16", "recipe.ema_decay=0.9", "recipe.mixup_alpha=0.2",
-    ]  # fmt: skip
+        f"data.root={images}",
+        "model.name=resnet18",
+        "model.weights=scratch",
+        "model.size_px=48",
+        "recipe.batch_size=16",
+        "recipe.ema_decay=0.9",
+        "recipe.mixup_alpha=0.2",
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +52,13 @@ def run(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     from training.recipes.finetune import finetune
 
     out = tmp_path_factory.mktemp("run")
-    finetune(load(TrainConfig, None, [*settings, f"out={out}", "recipe.epochs=6", "recipe.learning_rate=0.001"]))
+    finetune(
+        load(
+            TrainConfig,
+            None,
+            [*settings, f"out={out}", "recipe.epochs=6", "recipe.learning_rate=0.001"],
+        )
+    )
     return out
 
 
@@ -55,8 +72,8 @@ def bundles(run: Path) -> tuple[Path, Path]:
 
     export(run, run / "float.onnx")
     _, _, config = load_trained(run)
-    train, val = open_training_data(config.data, config.seed, run / "pictures")
-    # The gate has a test of its own; a network that saw 240 pictures may lose a lot to int8.
+    train, val = open_training_data(config.data, config.seed, run / "images")
+    # The gate has a test of its own; a network that saw 240 images may lose a lot to int8.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.quantize.MAX_ACCURACY_LOSS", 1.0)
         patch.setattr("training.quantize.MAX_LABEL_LOSS", 1.0)

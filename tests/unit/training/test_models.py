@@ -12,7 +12,9 @@ from training.recipes.finetune import _parameter_groups  # noqa: E402
 from vision.errors import ConfigError  # noqa: E402
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "resnet18", "vit_b_16", "efficientnet_b0"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "mobilenet_v3_small", "resnet18", "vit_b_16", "efficientnet_b0"]
+)
 def test_every_parameter_is_trained_exactly_once(name: str) -> None:
     model = build(name, 3, 0.0, "scratch")
     groups = _parameter_groups(model, TrainConfig().recipe)
@@ -21,7 +23,8 @@ def test_every_parameter_is_trained_exactly_once(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mobilenet_v2", "resnet18", "efficientnet_b0", "vit_b_16", "convnext_tiny", "densenet121"]
+    "name",
+    ["mobilenet_v2", "resnet18", "efficientnet_b0", "vit_b_16", "convnext_tiny", "densenet121"],
 )
 def test_any_torchvision_classifier_by_name(name: str) -> None:
     with torch.device("meta"):
@@ -38,7 +41,9 @@ def test_any_torchvision_classifier_by_name(name: str) -> None:
         ("mobilenet_v3_small", "none.safetensors", r"no such file: none\.safetensors"),
     ],
 )
-def test_impossible_networks_and_weights_are_explained(name: str, weights: str, complaint: str) -> None:
+def test_impossible_networks_and_weights_are_explained(
+    name: str, weights: str, complaint: str
+) -> None:
     with pytest.raises(ConfigError, match=complaint):
         build(name, 5, 0.0, weights)
 

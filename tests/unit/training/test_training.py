@@ -1,4 +1,4 @@
-"""Training on simulator pictures: it learns, it resumes exactly, it is told what is wrong."""
+"""Training on simulator images: it learns, it resumes exactly, it says what is wrong."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from configs import load  # noqa: E402
 from training import checkpoint  # noqa: E402
 from training.augment import _warp, augmented_input  # noqa: E402
 from training.config import RecipeConfig, TrainConfig  # noqa: E402
-from training.data import FOREIGN, Batches, Pictures, open_foreign_data, stream  # noqa: E402
+from training.data import NO_LABEL, Batches, Images, open_outliers, stream  # noqa: E402
 from training.models import build  # noqa: E402
 from training.recipes.finetune import bf16_is_fast, finetune, load_trained, predict_logits, prepare  # noqa: E402
 from vision.datasets import Sample, open_dataset  # noqa: E402
@@ -58,19 +58,30 @@ def test_it_learns(run: Path) -> None:
     assert history[-1]["val_accuracy"] > 0.6  # chance is a third
 
 
-def test_a_killed_run_ends_exactly_like_one_that_was_not(settings: list[str], tmp_path: Path) -> None:
+def test_a_killed_run_ends_exactly_like_one_that_was_not(
+    settings: list[str], tmp_path: Path
+) -> None:
     shipped_kind = (  # the ingredients of the recipe that ships
-        "recipe.epochs=3", "recipe.calm_epochs=1", "recipe.cut_out=0.4", "recipe.freeze=2", "recipe.layer_decay=0.9",
-        "recipe.foreign=0.2", "recipe.head_epochs=1", "data.foreign_simulated=30",
+        "recipe.epochs=3",
+        "recipe.mixup_off_epochs=1",
+        "recipe.background_swap=0.4",
+        "recipe.freeze_stages=2",
+        "recipe.layer_decay=0.9",
+        "recipe.outlier_share=0.2",
+        "recipe.freeze_backbone_epochs=1",
+        "data.outliers_simulated=30",
         "threads=1",
-    )  # fmt: skip
+    )
     whole = _config(settings, tmp_path / "whole", *shipped_kind)
     finetune(whole)
     arguments = ["train", "--out", str(tmp_path / "killed")]
     for key in (*settings, *shipped_kind):
         arguments += ["--set", key]
     process = subprocess.Popen(
-        [sys.executable, "-m", "binsight", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "binsight", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     while "epoch   1" not in process.stderr.readline():
@@ -81,10 +92,14 @@ def test_a_killed_run_ends_exactly_like_one_that_was_not(settings: list[str], tm
     killed = whole.model_copy(update={"out": tmp_path / "killed"})
     assert 1 <= len((checkpoint.load(killed.out) or {})["history"]) < 3
     finetune(killed)
-    a, b = checkpoint.load(whole.out), checkpoint.load(killed.out)
+    a = checkpoint.load(whole.out)
+    b = checkpoint.load(killed.out)
     assert a is not None
     assert b is not None
-    timeless = [[{k: v for k, v in row.items() if "seconds" not in k} for row in s["history"]] for s in (a, b)]
+    timeless = [
+        [{k: v for k, v in row.items() if "seconds" not in k} for row in s["history"]]
+        for s in (a, b)
+    ]
     assert timeless[0] == timeless[1]
     assert all(torch.equal(a["kept"][name], b["kept"][name]) for name in a["kept"])
 
@@ -94,7 +109,9 @@ def test_a_run_of_another_configuration_is_not_continued(run: Path, settings: li
         finetune(_config(settings, run, "recipe.epochs=9"))
 
 
-def test_a_run_of_another_version_is_told_by_the_setting_that_is_strange(run: Path, tmp_path: Path) -> None:
+def test_a_run_of_another_version_is_reported_by_the_setting_that_is_strange(
+    run: Path, tmp_path: Path
+) -> None:
     (tmp_path / "checkpoint.pt").symlink_to(run / "checkpoint.pt")
     old = json.loads((run / "config.json").read_text())
     old["recipe"]["start_share"] = 0.3
@@ -109,52 +126,66 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
         checkpoint.load(tmp_path)
 
 
-def test_a_set_of_foreign_things_that_brings_none_is_an_error_and_the_map_holds_for_it_too(
-    settings: list[str], picture_folder: Path, tmp_path: Path
+def test_a_set_of_outliers_that_brings_none_is_an_error_and_the_map_holds_for_it_too(
+    settings: list[str], image_folder: Path, tmp_path: Path
 ) -> None:
-    (picture_folder / "paper").rename(picture_folder / "Papier")
+    (image_folder / "paper").rename(image_folder / "Papier")
     (tmp_path / "map.json").write_text(json.dumps({"Papier": "paper", "glass": "glass"}))
-    foreign = (f"data.foreign=[{picture_folder}]", f"data.label_map={tmp_path / 'map.json'}")
-    config = _config(settings, tmp_path / "run", *foreign).data
-    names = open_foreign_data(config, ("glass",), "train", 0, tmp_path).samples
+    outliers = (f"data.outliers=[{image_folder}]", f"data.label_map={tmp_path / 'map.json'}")
+    config = _config(settings, tmp_path / "run", *outliers).data
+    names = open_outliers(config, ("glass",), "train", 0, tmp_path).samples
     assert {s.label for s in names} == {"paper"}
-    with pytest.raises(DatasetError, match=r"data\.foreign: .*no picture of another label in its split 'train'"):
-        open_foreign_data(config, ("glass", "paper"), "train", 0, tmp_path)
+    with pytest.raises(
+        DatasetError, match=r"data\.outliers: .*no image of another label in its split 'train'"
+    ):
+        open_outliers(config, ("glass", "paper"), "train", 0, tmp_path)
 
 
-def test_pictures_of_no_label_make_the_network_doubt(
-    settings: list[str], pictures: Path, run: Path, tmp_path: Path
+def test_images_of_no_label_make_the_network_doubt(
+    settings: list[str], images: Path, run: Path, tmp_path: Path
 ) -> None:
     simulator_dataset(tmp_path / "other", 120, 3, ("cardboard", "textile", "glass"))
-    more = (f"data.foreign=[{tmp_path / 'other'}]", "recipe.epochs=5", "recipe.learning_rate=0.001")
-    config = _config(settings, tmp_path / "run", "recipe.foreign=0.5", "recipe.mixup_alpha=0", *more)
+    more = (
+        f"data.outliers=[{tmp_path / 'other'}]",
+        "recipe.epochs=5",
+        "recipe.learning_rate=0.001",
+    )
+    config = _config(
+        settings, tmp_path / "run", "recipe.outlier_share=0.5", "recipe.mixup_alpha=0", *more
+    )
     finetune(config)
-    foreign = open_foreign_data(config.data, ("cardboard", "organic", "e_waste"), "val", 0, tmp_path)
-    assert foreign.labels() == {"textile", "glass"}
-    val = open_dataset(pictures).select("val")
+    outliers = open_outliers(config.data, ("cardboard", "organic", "e_waste"), "val", 0, tmp_path)
+    assert outliers.labels() == {"textile", "glass"}
+    val = open_dataset(images).select("val")
 
     def certainty(folder: Path, samples: tuple[Sample, ...]) -> float:
         x_nhwc = prepare(samples, config.model.preprocess())
         logits = predict_logits(load_trained(folder)[0], x_nhwc, torch.device("cpu"))
         return float(torch.softmax(torch.from_numpy(logits), 1).max(1).values.mean())
 
-    doubts, trusts = (certainty(tmp_path / "run", d.samples) for d in (foreign, val))
+    doubts, trusts = (certainty(tmp_path / "run", d.samples) for d in (outliers, val))
     assert doubts < trusts - 0.04
-    assert doubts < certainty(run, foreign.samples)  # a network that was not shown such pictures
+    assert doubts < certainty(run, outliers.samples)  # a network that was not shown such images
 
 
 def test_a_student_follows_its_teachers_whatever_their_size(
-    settings: list[str], run: Path, pictures: Path, tmp_path: Path
+    settings: list[str], run: Path, images: Path, tmp_path: Path
 ) -> None:
-    other = _config(settings, tmp_path / "other", "model.name=efficientnet_b0", "model.size_px=64", "recipe.epochs=1")
+    other = _config(
+        settings,
+        tmp_path / "other",
+        "model.name=efficientnet_b0",
+        "model.size_px=64",
+        "recipe.epochs=1",
+    )
     finetune(other)
     assert load_trained(other.out)[0].head.in_features == 1280
     recipe = (
         "recipe.epochs=2",
         "recipe.teacher_weight=1.0",
         "recipe.cutmix=0.5",
-        "recipe.freeze=2",
-        "recipe.cut_out=0.3",
+        "recipe.freeze_stages=2",
+        "recipe.background_swap=0.3",
     )
     student = _config(settings, tmp_path / "run", *recipe, f"teachers=[{run},{other.out}]")
     finetune(student)
@@ -163,43 +194,57 @@ def test_a_student_follows_its_teachers_whatever_their_size(
     with pytest.raises(ConfigError, match="another configuration"):  # other teachers, another run
         finetune(alone)
     three = _config(settings, tmp_path / "three", f"teachers=[{run}]", "recipe.epochs=1")
-    (pictures_of_two := tmp_path / "two").mkdir()
+    (images_of_two := tmp_path / "two").mkdir()
     for label in ("organic", "e_waste"):
-        (pictures_of_two / label).symlink_to(pictures / "images" / label)
-    two = three.data.model_copy(update={"root": pictures_of_two})
+        (images_of_two / label).symlink_to(images / "images" / label)
+    two = three.data.model_copy(update={"root": images_of_two})
     with pytest.raises(ConfigError, match=r"teachers: .* knows cardboard, .*this run's labels are"):
         finetune(three.model_copy(update={"data": two}))
 
 
-def test_frozen_stages_keep_their_weights_and_statistics(settings: list[str], tmp_path: Path) -> None:
+def test_frozen_stages_keep_their_weights_and_statistics(
+    settings: list[str], tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     start = build(NETWORK, 3, 0.0, "scratch")
     torch.save(start.backbone.state_dict(), tmp_path / "w.pt")
     config = _config(
-        settings, tmp_path / "run", "recipe.epochs=1", "recipe.freeze=5", f"model.weights={tmp_path / 'w.pt'}"
+        settings,
+        tmp_path / "run",
+        "recipe.epochs=1",
+        "recipe.freeze_stages=5",
+        f"model.weights={tmp_path / 'w.pt'}",
     )
     finetune(config)
     trained, _, _ = load_trained(tmp_path / "run")
     same = {
-        stage: all(torch.equal(a, b) for m, n in zip(old, new, strict=True) for a, b in zip(
-            m.state_dict().values(), n.state_dict().values(), strict=True))
+        stage: all(
+            torch.equal(a, b)
+            for m, n in zip(old, new, strict=True)
+            for a, b in zip(m.state_dict().values(), n.state_dict().values(), strict=True)
+        )
         for stage, (old, new) in enumerate(zip(start.stages(), trained.stages(), strict=True))
-    }  # fmt: skip
+    }
     assert all(same[stage] for stage in range(5))
     assert not same[5]
 
 
-def _batches(pictures: Path, seed: int, worker: tuple[int, int] = (0, 1), **recipe: Any) -> Batches:
-    samples = open_dataset(pictures).select("train").samples
+def _batches(images: Path, seed: int, worker: tuple[int, int] = (0, 1), **recipe: Any) -> Batches:
+    samples = open_dataset(images).select("train").samples
     targets = np.arange(len(samples))
-    targets[::7] = FOREIGN
-    settings = RecipeConfig(batch_size=16, foreign=0.1, **recipe)
-    return Batches(Pictures(samples), targets, TrainConfig().model.preprocess(), settings, seed, worker=worker)
+    targets[::7] = NO_LABEL
+    settings = RecipeConfig(batch_size=16, outlier_share=0.1, **recipe)
+    return Batches(
+        Images(samples), targets, TrainConfig().model.preprocess(), settings, seed, worker=worker
+    )
 
 
-def test_workers_together_make_exactly_the_batches_of_one(pictures: Path) -> None:
-    whole, parts = _batches(pictures, 1), [_batches(pictures, 1, (rank, 2)) for rank in range(2)]
-    assert whole.steps == parts[0].steps == parts[1].steps == whole.length // 16  # a batch of one is left out
+def test_workers_together_make_exactly_the_batches_of_one(images: Path) -> None:
+    whole = _batches(images, 1)
+    parts = [_batches(images, 1, (rank, 2)) for rank in range(2)]
+    assert (
+        whole.steps == parts[0].steps == parts[1].steps == whole.length // 16
+    )  # a batch of one is left out
     for step in range(whole.steps):
         (x, y), (x0, y0), (x1, y1) = (batches[2, step] for batches in (whole, *parts))
         assert np.array_equal(x[0::2], x0)
@@ -207,31 +252,38 @@ def test_workers_together_make_exactly_the_batches_of_one(pictures: Path) -> Non
         assert np.array_equal(np.concatenate([y[0::2], y[1::2]]), np.concatenate([y0, y1]))
 
 
-def test_an_epoch_is_the_same_whoever_makes_it_and_covers_every_picture(pictures: Path) -> None:
-    batches = _batches(pictures, 0)
-    in_thread, in_processes = (list(stream(batches, range(2), workers, pin=False)) for workers in (0, 2))
+def test_an_epoch_is_the_same_whoever_makes_it_and_covers_every_image(images: Path) -> None:
+    batches = _batches(images, 0)
+    in_thread, in_processes = (
+        list(stream(batches, range(2), workers, pin=False)) for workers in (0, 2)
+    )
     assert len(in_thread) == len(in_processes) == 2 * batches.steps
     for (x, y), (x_too, y_too) in zip(in_thread, in_processes, strict=True):
         assert torch.equal(x, x_too)
         assert torch.equal(y, y_too)
-    first, second = in_thread[: batches.steps], in_thread[batches.steps :]
+    first = in_thread[: batches.steps]
+    second = in_thread[batches.steps :]
     order, later = ([int(t) for _, ys in part for t in ys] for part in (first, second))
-    samples = open_dataset(pictures).select("train").samples
+    samples = open_dataset(images).select("train").samples
     labelled = {i for i in range(len(samples)) if i % 7}
     left_out = batches.length % 16 if batches.length % 16 < 2 else 0
     assert len(labelled - set(order)) <= left_out
     assert order != later
     assert not torch.equal(first[0][0], second[0][0])
-    assert not np.array_equal(_batches(pictures, 1)[0, 0][0], batches[0, 0][0])
+    assert not np.array_equal(_batches(images, 1)[0, 0][0], batches[0, 0][0])
 
 
-def test_a_set_named_in_repeat_is_shown_so_often_and_differently(pictures: Path) -> None:
-    samples = open_dataset(pictures).select("train").samples[:20]
+def test_a_set_named_in_repeat_is_shown_so_often_and_differently(images: Path) -> None:
+    samples = open_dataset(images).select("train").samples[:20]
     shown = np.array([3] * 5 + [1] * 15)
     batches = Batches(
-        Pictures(samples), np.arange(20), TrainConfig().model.preprocess(), RecipeConfig(batch_size=30), 0,
+        Images(samples),
+        np.arange(20),
+        TrainConfig().model.preprocess(),
+        RecipeConfig(batch_size=30),
+        0,
         repeats_n=shown,
-    )  # fmt: skip
+    )
     x, y = batches[0, 0]
     assert np.bincount(y).tolist() == shown.tolist()
     showings = x[y == 0]
@@ -239,46 +291,64 @@ def test_a_set_named_in_repeat_is_shown_so_often_and_differently(pictures: Path)
 
 
 def test_a_repeat_of_no_set_is_an_error_that_names_the_sets(
-    settings: list[str], pictures: Path, tmp_path: Path
+    settings: list[str], images: Path, tmp_path: Path
 ) -> None:
-    config = _config(settings, tmp_path, f"data.also=[{pictures}]", "data.repeat={nosuch: 2}")
-    with pytest.raises(DatasetError, match=r"data\.repeat: no set is named nosuch; sets: .*pictures"):
+    config = _config(settings, tmp_path, f"data.also=[{images}]", "data.repeat={nosuch: 2}")
+    with pytest.raises(DatasetError, match=r"data\.repeat: no set is named nosuch; sets: .*images"):
         finetune(config)
 
 
-def test_a_picture_that_cannot_be_read_stops_training_with_its_name(pictures: Path, tmp_path: Path) -> None:
-    dataset = open_dataset(pictures)
+def test_an_image_that_cannot_be_read_stops_training_with_its_name(
+    images: Path, tmp_path: Path
+) -> None:
+    dataset = open_dataset(images)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(dataset.samples[0].path.read_bytes()[:500])
-    samples = (dataset.samples[0], replace(dataset.samples[1], path=broken), replace(dataset.samples[2], path=broken))
-    with pytest.raises(DatasetError, match=r"2 pictures cannot be read: .*broken\.jpg.*truncated"):
-        Pictures(samples).read_all()  # before an hour of training, val too
+    samples = (
+        dataset.samples[0],
+        replace(dataset.samples[1], path=broken),
+        replace(dataset.samples[2], path=broken),
+    )
+    with pytest.raises(DatasetError, match=r"2 images cannot be read: .*broken\.jpg.*truncated"):
+        Images(samples).read_all()  # before an hour of training, val too
 
 
 def test_augmentation_gives_network_inputs_and_leaves_the_original_alone() -> None:
-    picture = cv2.resize(np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8), (160, 120))
-    before = picture.copy()
+    image = cv2.resize(
+        np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8), (160, 120)
+    )
+    before = image.copy()
     for spec in (PreprocessSpec(96, 64, "stretch", "bgr"), PreprocessSpec(64, 64, "crop", "rgb")):
         differs = 0
         for seed in range(30):
-            changed = augmented_input(picture, spec, np.random.default_rng(seed), 1.0)
-            assert (changed.shape, changed.dtype) == ((1, spec.height_px, spec.width_px, 3), np.uint8)
-            differs += not np.array_equal(changed, preprocess(picture, spec))
+            changed = augmented_input(image, spec, np.random.default_rng(seed), 1.0)
+            assert (changed.shape, changed.dtype) == (
+                (1, spec.height_px, spec.width_px, 3),
+                np.uint8,
+            )
+            differs += not np.array_equal(changed, preprocess(image, spec))
         assert differs == 30
-        assert np.array_equal(augmented_input(picture, spec, np.random.default_rng(0), 0.0), preprocess(picture, spec))
-    assert np.array_equal(picture, before)
+        assert np.array_equal(
+            augmented_input(image, spec, np.random.default_rng(0), 0.0), preprocess(image, spec)
+        )
+    assert np.array_equal(image, before)
 
 
 def test_augmentation_without_strength_sees_what_the_bin_sees() -> None:
-    """The one warp of training and the bin's resize agree where nothing is changed: not half a pixel apart."""
+    """The one warp of training and the bin's resize agree where nothing is changed.
+
+    Not half a pixel apart.
+    """
     y, x = np.mgrid[0:240, 0:320]
     smooth = np.stack([x * 255 / 319, y * 255 / 239, (x + y) * 255 / 558], -1).astype(np.uint8)
     spec = PreprocessSpec(64, 64, "stretch", "bgr")
     straight = np.array([[320 / 64, 0], [0, 240 / 64]])
     centre = np.array([160.0, 120.0])
-    image, matrix = smooth, straight
+    image = smooth
+    matrix = straight
     while np.hypot(*matrix).min() >= 2:
         image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        matrix, centre = matrix / 2, centre / 2
+        matrix = matrix / 2
+        centre = centre / 2
     warped = _warp(image, matrix, centre, spec)
     assert np.abs(warped.astype(int) - preprocess(smooth, spec)[0].astype(int)).max() <= 2

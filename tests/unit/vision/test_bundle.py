@@ -7,14 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vision import bundle as bundle_module
-from vision.bundle import MANIFEST_KEY, bundle_digest, parse_bundle, probe_frame, read_manifest, write_bundle
+from vision import onnx_file
+from vision.bundle import (
+    MANIFEST_KEY,
+    bundle_digest,
+    parse_bundle,
+    probe_frame,
+    read_manifest,
+    write_bundle,
+)
 from vision.errors import BundleError
 
 
 def test_manifest_survives_writing_and_reading(bundle: Path, tmp_path: Path) -> None:
     manifest = read_manifest(bundle)
-    stored = write_bundle(tmp_path / "copy.onnx", bundle.read_bytes(), replace(manifest, model_id="other"))
+    stored = write_bundle(
+        tmp_path / "copy.onnx", bundle.read_bytes(), replace(manifest, model_id="other")
+    )
     again = read_manifest(tmp_path / "copy.onnx")
     assert again.model_id == stored.model_id == "other"
     assert again.to_json() == stored.to_json()
@@ -28,9 +37,15 @@ def test_int8_graph_under_a_float_manifest_is_refused(restamp: Callable[..., Pat
         read_manifest(restamp(precision="fp32"))
 
 
-def test_writer_refuses_to_stamp_a_precision_that_the_graph_has_not(bundle: Path, tmp_path: Path) -> None:
+def test_writer_refuses_to_stamp_a_precision_that_the_graph_has_not(
+    bundle: Path, tmp_path: Path
+) -> None:
     with pytest.raises(BundleError, match="asked to stamp fp32"):
-        write_bundle(tmp_path / "x.onnx", bundle.read_bytes(), replace(read_manifest(bundle), precision="fp32"))
+        write_bundle(
+            tmp_path / "x.onnx",
+            bundle.read_bytes(),
+            replace(read_manifest(bundle), precision="fp32"),
+        )
     assert not (tmp_path / "x.onnx").exists()
 
 
@@ -43,11 +58,30 @@ def test_writer_refuses_to_stamp_a_precision_that_the_graph_has_not(bundle: Path
         ({"labels": []}, "not distinct labels"),
         ({"labels": ["wood"]}, "labels not in taxonomy"),
         ({"policy": {}}, "incomplete or malformed"),
-        ({"probe": {"logits": [1.0], "tolerance": 1, "embedding": [1.0]}}, "the probe has 1 logits for 6 labels"),
-        ({"preprocess": {"width_px": -1, "height_px": 224, "fit": "crop", "colour_order": "rgb"}}, "outside"),
-        ({"probe": {"logits": [0.0] * 6, "tolerance": 1e999, "embedding": [1.0]}}, "proves nothing"),
+        (
+            {"probe": {"logits": [1.0], "tolerance": 1, "embedding": [1.0]}},
+            "the probe has 1 logits for 6 labels",
+        ),
+        (
+            {
+                "preprocess": {
+                    "width_px": -1,
+                    "height_px": 224,
+                    "fit": "crop",
+                    "colour_order": "rgb",
+                }
+            },
+            "outside",
+        ),
+        (
+            {"probe": {"logits": [0.0] * 6, "tolerance": 1e999, "embedding": [1.0]}},
+            "proves nothing",
+        ),
         ({"probe": {"logits": [0.0] * 6, "tolerance": "x"}}, "incomplete or malformed"),
-        ({"probe": {"logits": [0.0] * 6, "tolerance": 1, "embedding": [0.0] * 32}}, "the probe's embedding is empty"),
+        (
+            {"probe": {"logits": [0.0] * 6, "tolerance": 1, "embedding": [0.0] * 32}},
+            "the probe's embedding is empty",
+        ),
         ({"graph_sha256": "0" * 64}, "not the one its manifest was made for"),
     ],
 )
@@ -72,8 +106,12 @@ def test_every_flipped_byte_and_every_cut_is_noticed(bundle: Path) -> None:
         except BundleError:
             noticed += 1
         else:
-            # The few bytes outside graph and manifest (producer, opset) do not change what the graph computes.
-            assert parse_bundle(bytes(mutant), "m").graph_sha256 == parse_bundle(data, "d").graph_sha256
+            # The few bytes outside graph and manifest (producer, opset) do not change what the
+            # graph computes.
+            assert (
+                parse_bundle(bytes(mutant), "m").graph_sha256
+                == parse_bundle(data, "d").graph_sha256
+            )
     assert noticed >= 195
     for at in rng.integers(0, len(data), 40):
         with pytest.raises(BundleError):
@@ -82,8 +120,9 @@ def test_every_flipped_byte_and_every_cut_is_noticed(bundle: Path) -> None:
 
 def test_a_second_graph_in_the_file_is_refused(bundle: Path) -> None:
     data = bundle.read_bytes()
-    graph = next(value for number, value in bundle_module._fields(data) if number == 7)
-    key, varint = bundle_module._key, bundle_module._varint
+    graph = next(value for number, value in onnx_file._fields(data) if number == 7)
+    key = onnx_file._key
+    varint = onnx_file._varint
     with pytest.raises(BundleError, match="two graphs"):
         parse_bundle(data + key(7, 2) + varint(len(graph)) + graph, "double")
 

@@ -15,11 +15,16 @@ from vision.simulator.dataset import simulator_dataset
 
 @pytest.fixture
 def planted(tmp_path: Path) -> Path:
-    """60 rendered pictures, with a copy, a turned and recompressed copy under another label, and a broken file."""
+    """60 rendered images, with a copy, a turned and recompressed copy under another label.
+
+    And a broken file.
+    """
     root = tmp_path / "set"
     simulator_dataset(root, 60, 5, ("glass", "paper", "metal"))
     rows = list(csv.DictReader((root / "splits.csv").open()))
-    glass, paper, metal = (next(r for r in rows if r["label"] == n) for n in ("glass", "paper", "metal"))
+    glass, paper, metal = (
+        next(r for r in rows if r["label"] == n) for n in ("glass", "paper", "metal")
+    )
     (root / "copy.jpg").write_bytes((root / glass["path"]).read_bytes())
     turned = cv2.rotate(read_image(root / paper["path"]), cv2.ROTATE_90_CLOCKWISE)
     dim = np.clip(turned * 0.8, 0, 255).astype(np.uint8)
@@ -43,9 +48,13 @@ def test_what_was_planted_is_found_and_nothing_else(planted: Path) -> None:
     assert [name for name, _ in found.unreadable] == ["broken.jpg"]
     assert "truncated" in found.unreadable[0][1]
     assert found.summary() == {
-        "unreadable": 1, "duplicates": 1, "near_duplicates": 1, "label_conflicts": 1, "leaks_between_splits": 1,
+        "unreadable": 1,
+        "duplicates": 1,
+        "near_duplicates": 1,
+        "label_conflicts": 1,
+        "leaks_between_splits": 1,
         "groups_in_several_splits": 1,
-    }  # fmt: skip
+    }
     copy, turned = found.pairs
     assert copy.same_file
     assert copy.leak
@@ -79,6 +88,8 @@ def test_the_real_sets_doubts_are_found(shared: Path) -> None:
     some = [s for i, s in enumerate(whole.samples) if i % 10 == 0 or s.name[7:-4] in names]
     from dataclasses import replace
 
-    conflicts = [{p.first, p.second} for p in check(replace(whole, samples=tuple(some))).pairs if p.conflict]
+    conflicts = [
+        {p.first, p.second} for p in check(replace(whole, samples=tuple(some))).pairs if p.conflict
+    ]
     for a, b in (("glass/glass115", "metal/metal91"), ("glass/glass389", "plastic/plastic332")):
         assert {f"images/{a}.jpg", f"images/{b}.jpg"} in conflicts

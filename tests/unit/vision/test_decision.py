@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vision.decision import KINDS, DecisionPolicy, EmbeddingStats, decide, softmax, to_prediction
+from vision.decision import (
+    DecisionKind,
+    DecisionPolicy,
+    EmbeddingStats,
+    decide,
+    softmax,
+    to_prediction,
+)
 from vision.errors import BundleError
 from vision.taxonomy import MATERIALS_1
 
@@ -16,15 +23,19 @@ STATS = EmbeddingStats(np.eye(3, dtype=np.float32))
 any_float = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 
-def _judge(logits: list[float], embedding: list[float]) -> str:
+def _decide(logits: list[float], embedding: list[float]) -> str:
     with np.errstate(all="ignore"):
-        p = to_prediction(np.array(logits, np.float32), np.array(embedding, np.float32), LABELS, POLICY, STATS)
+        p = to_prediction(
+            np.array(logits, np.float32), np.array(embedding, np.float32), LABELS, POLICY, STATS
+        )
         return decide(p, POLICY, MATERIALS_1).kind
 
 
 @given(arrays(np.float32, 3, elements=any_float), arrays(np.float32, 3, elements=any_float))
-def test_every_output_of_a_network_gives_a_decision(logits: np.ndarray, embedding: np.ndarray) -> None:
-    assert _judge(logits.tolist(), embedding.tolist()) in KINDS
+def test_every_output_of_a_network_gives_a_decision(
+    logits: np.ndarray, embedding: np.ndarray
+) -> None:
+    assert _decide(logits.tolist(), embedding.tolist()) in DecisionKind
 
 
 @pytest.mark.parametrize(
@@ -38,11 +49,13 @@ def test_every_output_of_a_network_gives_a_decision(logits: np.ndarray, embeddin
     ],
 )
 def test_decisions(logits: list[float], embedding: list[float], kind: str) -> None:
-    assert _judge(logits, embedding) == kind
+    assert _decide(logits, embedding) == kind
 
 
 @given(arrays(np.float32, (4, 5), elements=st.floats(-50, 50, width=32)), st.floats(0.1, 10))
-def test_probabilities_sum_to_one_and_keep_the_order(logits: np.ndarray, temperature: float) -> None:
+def test_probabilities_sum_to_one_and_keep_the_order(
+    logits: np.ndarray, temperature: float
+) -> None:
     p = softmax(logits, temperature)
     assert np.allclose(p.sum(axis=1), 1)
     assert (np.take_along_axis(p, logits.argmax(1)[:, None], 1)[:, 0] >= p.max(1) - 1e-12).all()
@@ -55,6 +68,6 @@ def test_unknown_score_is_small_at_a_centroid_and_large_away_from_all() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0, -1, float("nan"), float("inf")])
-def test_policy_without_a_usable_temperature_is_refused(temperature: float) -> None:
+def test_calibrate_without_a_usable_temperature_is_refused(temperature: float) -> None:
     with pytest.raises(BundleError, match="temperature"):
         DecisionPolicy(temperature, {}, 1)

@@ -9,12 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vision.errors import WireError
-from vision.events import (
+from vision.events import Batch, ItemEvent, Receipt
+from vision.wire import (
     BATCH_SCHEMA,
     MAX_BATCH_BYTES,
-    Batch,
-    ItemEvent,
-    Receipt,
     decode_batch,
     decode_receipt,
     encode_batch,
@@ -26,8 +24,14 @@ Make = Callable[..., ItemEvent]
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(st.tuples(st.floats(0, 1), st.text(max_size=20), st.integers(0, 2**50)), min_size=1, max_size=20),
-    st.dictionaries(st.text(min_size=1, max_size=8).map("new_".__add__), st.integers() | st.text(), max_size=3),
+    st.lists(
+        st.tuples(st.floats(0, 1), st.text(max_size=20), st.integers(0, 2**50)),
+        min_size=1,
+        max_size=20,
+    ),
+    st.dictionaries(
+        st.text(min_size=1, max_size=8).map("new_".__add__), st.integers() | st.text(), max_size=3
+    ),
 )
 def test_round_trip_keeps_every_field(
     make_event: Make, rows: list[tuple[float, str, int]], extra: dict[str, object]
@@ -48,7 +52,14 @@ def test_fields_of_a_newer_bin_are_kept_and_passed_on(make_event: Make) -> None:
 
 
 def _wire(**changes: object) -> bytes:
-    document = {"schema": BATCH_SCHEMA, "outbox_id": "o", "bin_id": "b", "dropped": 0, "events": [], **changes}
+    document = {
+        "schema": BATCH_SCHEMA,
+        "outbox_id": "o",
+        "bin_id": "b",
+        "dropped": 0,
+        "events": [],
+        **changes,
+    }
     return zlib.compress(json.dumps(document).encode())
 
 
@@ -88,7 +99,12 @@ def test_a_bomb_is_refused_at_the_cap_whatever_it_declares() -> None:
 
 
 def test_wrong_type_of_a_field_names_it(make_event: Make) -> None:
-    for name, wrong in (("confidence", "0.9"), ("clock_synced", 1), ("wall_utc_ms", 1.5), ("label", None)):
+    for name, wrong in (
+        ("confidence", "0.9"),
+        ("clock_synced", 1),
+        ("wall_utc_ms", 1.5),
+        ("label", None),
+    ):
         with pytest.raises(WireError, match=name):
             ItemEvent.from_dict({**make_event().to_dict(), name: wrong})
 
@@ -103,6 +119,13 @@ def test_numbers_must_rise(make_event: Make) -> None:
 def test_only_a_receipt_is_a_receipt() -> None:
     receipt = Receipt("outbox", 41)
     assert decode_receipt(encode_receipt(receipt)) == receipt
-    for page in (b"", b"<html>Welcome to Free WiFi</html>", b"{}", b"[]", b'{"schema": "x"}', b"null"):
+    for page in (
+        b"",
+        b"<html>Welcome to Free WiFi</html>",
+        b"{}",
+        b"[]",
+        b'{"schema": "x"}',
+        b"null",
+    ):
         with pytest.raises(WireError):
             decode_receipt(page)

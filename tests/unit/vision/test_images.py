@@ -1,4 +1,4 @@
-"""read_image: a picture, upright, or an error that names the file."""
+"""read_image: an image, upright, or an error that names the file."""
 
 import os
 import struct
@@ -25,10 +25,17 @@ def _png_header(width: int, height: int) -> bytes:
     """A tiny PNG file that declares any size: header, an empty data chunk, end."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
@@ -43,7 +50,9 @@ def test_reads_what_was_written(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.995])
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_truncated_picture_is_an_error_and_not_a_grey_half(tmp_path: Path, suffix: str, share: float) -> None:
+def test_truncated_image_is_an_error_and_not_a_grey_half(
+    tmp_path: Path, suffix: str, share: float
+) -> None:
     path = tmp_path / f"cut{suffix}"
     cv2.imwrite(str(path), _photo())
     data = path.read_bytes()
@@ -53,7 +62,7 @@ def test_truncated_picture_is_an_error_and_not_a_grey_half(tmp_path: Path, suffi
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_a_film_after_the_photograph_does_no_harm(tmp_path: Path, suffix: str) -> None:
+def test_a_video_after_the_photograph_does_no_harm(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"motion{suffix}"
     cv2.imwrite(str(path), _photo())
     data = path.read_bytes()
@@ -77,15 +86,17 @@ def test_real_hundred_megapixel_png_is_refused(tmp_path: Path) -> None:
         read_image(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", bytes(1000)])
-def test_what_is_no_picture_is_an_error_that_names_the_file(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", bytes(1000)]
+)
+def test_what_is_no_image_is_an_error_that_names_the_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "odd.jpg"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"odd\.jpg"):
         read_image(path)
 
 
-def test_missing_picture_and_folder_are_errors(tmp_path: Path) -> None:
+def test_missing_image_and_folder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="cannot be read"):
         read_image(tmp_path / "none.jpg")
     with pytest.raises(ImageError, match="cannot be read"):
@@ -97,7 +108,10 @@ def test_image_paths_are_sorted_and_leave_hidden_files_out(tmp_path: Path) -> No
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    assert [p.relative_to(tmp_path).as_posix() for p in image_paths(tmp_path)] == ["a/1.png", "b/2.JPG"]
+    assert [p.relative_to(tmp_path).as_posix() for p in image_paths(tmp_path)] == [
+        "a/1.png",
+        "b/2.JPG",
+    ]
 
 
 def test_a_jpeg_whose_middle_is_missing_is_damaged_although_its_end_is_there(
@@ -108,19 +122,24 @@ def test_a_jpeg_whose_middle_is_missing_is_damaged_although_its_end_is_there(
     path = tmp_path / "broken.jpg"
     for keep in (1 / 3, 0.8):
         path.write_bytes(data[: int(len(data) * keep)] + b"\xff\xd9")
-        with pytest.raises(ImageError, match=r"broken\.jpg: the picture is damaged; a part of it is missing"):
+        with pytest.raises(
+            ImageError, match=r"broken\.jpg: the image is damaged; a part of it is missing"
+        ):
             read_image(path)
-    path.write_bytes(data[:-2] + bytes(40) + b"\xff\xd9")  # cameras pad their pictures
+    path.write_bytes(data[:-2] + bytes(40) + b"\xff\xd9")  # cameras pad their images
     assert read_image(path).shape == (240, 320, 3)
-    assert "JPEG" not in capfd.readouterr().err  # libjpeg's own words are taken, not shown beside ours
+    assert (
+        "JPEG" not in capfd.readouterr().err
+    )  # libjpeg's own words are taken, not shown beside ours
 
 
-def test_what_others_write_to_standard_error_while_pictures_are_decoded_is_kept(
+def test_what_others_write_to_standard_error_while_images_are_decoded_is_kept(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.jpg"
     cv2.imwrite(str(path), cv2.resize(_photo(), (1600, 1200)))
-    written, done = 0, threading.Event()
+    written = 0
+    done = threading.Event()
 
     def write() -> None:
         nonlocal written
@@ -138,12 +157,15 @@ def test_what_others_write_to_standard_error_while_pictures_are_decoded_is_kept(
     assert capfd.readouterr().err.count("somebody else\n") == written
 
 
-def test_pictures_are_read_where_standard_error_is_closed(tmp_path: Path) -> None:
+def test_images_are_read_where_standard_error_is_closed(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.jpg"), _photo())
     code = "import sys; from pathlib import Path; from vision.datasets import read_image; "
     code += f"print(read_image(Path({str(tmp_path / 'a.jpg')!r})).shape, sys.stderr)"
     done = subprocess.run(
-        ["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, code], capture_output=True, text=True, check=True
+        ["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, code],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "(120, 160, 3) None"
 
@@ -151,15 +173,15 @@ def test_pictures_are_read_where_standard_error_is_closed(tmp_path: Path) -> Non
 def _transparent(hidden: tuple[int, int, int], kind: np.dtype | type = np.uint8) -> np.ndarray:
     """A grey square on a transparent ground whose hidden colour nobody sees."""
     full = np.iinfo(kind).max
-    picture = np.zeros((60, 80, 4), kind)
-    picture[..., :3] = np.array(hidden) / 255 * full
-    picture[20:40, 30:50] = (full // 2, full // 2, full // 2, full)
-    return picture
+    image = np.zeros((60, 80, 4), kind)
+    image[..., :3] = np.array(hidden) / 255 * full
+    image[20:40, 30:50] = (full // 2, full // 2, full // 2, full)
+    return image
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tiff"])
-def test_a_transparent_picture_is_seen_on_white_whatever_colour_is_hidden(
+def test_a_transparent_image_is_seen_on_white_whatever_colour_is_hidden(
     tmp_path: Path, suffix: str, kind: type
 ) -> None:
     if kind is np.uint16 and suffix == ".webp":
@@ -177,14 +199,16 @@ def test_a_transparent_picture_is_seen_on_white_whatever_colour_is_hidden(
     assert np.abs(read_image(tmp_path / "half.png").astype(int) - 127).max() <= 1
 
 
-def test_a_grey_picture_with_one_transparent_value_is_seen_on_white(tmp_path: Path) -> None:
+def test_a_grey_image_with_one_transparent_value_is_seen_on_white(tmp_path: Path) -> None:
     grey = np.full((40, 50), 90, np.uint8)
     grey[10:20, 10:20] = 0
     path = tmp_path / "grey.png"
     cv2.imwrite(str(path), grey)
     data = path.read_bytes()
     hidden = b"\x00\x00"
-    chunk = struct.pack(">I", 2) + b"tRNS" + hidden + struct.pack(">I", zlib.crc32(b"tRNS" + hidden))
+    chunk = (
+        struct.pack(">I", 2) + b"tRNS" + hidden + struct.pack(">I", zlib.crc32(b"tRNS" + hidden))
+    )
     path.write_bytes(data[:33] + chunk + data[33:])
     pixels = read_image(path)
     assert (pixels[15, 15].tolist(), pixels[5, 5].tolist()) == ([255] * 3, [90] * 3)
@@ -194,7 +218,11 @@ def test_a_bitmap_with_a_mask_of_transparency_is_seen_on_white(tmp_path: Path) -
     pixels = np.zeros((4, 5, 4), np.uint8)
     pixels[2:, :] = (10, 20, 30, 255)
     masks = b"".join(m.to_bytes(4, "little") for m in (0xFF0000, 0xFF00, 0xFF, 0xFF000000))
-    header = struct.pack("<IiiHHIIiiII", 108, 5, -4, 1, 32, 3, pixels.nbytes, 0, 0, 0, 0) + masks + bytes(52)
+    header = (
+        struct.pack("<IiiHHIIiiII", 108, 5, -4, 1, 32, 3, pixels.nbytes, 0, 0, 0, 0)
+        + masks
+        + bytes(52)
+    )
     (tmp_path / "a.bmp").write_bytes(
         b"BM" + struct.pack("<IHHI", 122 + pixels.nbytes, 0, 0, 122) + header + pixels.tobytes()
     )
@@ -202,7 +230,7 @@ def test_a_bitmap_with_a_mask_of_transparency_is_seen_on_white(tmp_path: Path) -
     assert (seen[0, 0].tolist(), seen[3, 0].tolist()) == ([255] * 3, [10, 20, 30])
 
 
-def test_a_damaged_tiff_is_told(tmp_path: Path) -> None:
+def test_a_damaged_tiff_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.tiff"
     cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8))
     data = bytearray(path.read_bytes())
@@ -216,18 +244,24 @@ def test_a_damaged_tiff_is_told(tmp_path: Path) -> None:
             read_image(path)
         except ImageError:
             refused += 1
-    assert refused >= 5  # a damage that is a picture too cannot be seen
+    assert refused >= 5  # a damage that is an image too cannot be seen
 
 
-def test_a_transparent_picture_that_exif_turns_is_composed_upright(tmp_path: Path) -> None:
-    picture = np.full((60, 80, 4), 255, np.uint8)
-    picture[:, :, :3] = np.random.default_rng(0).integers(0, 255, (60, 80, 3))
-    picture[:30, :, 3] = 0  # the upper half is not seen
+def test_a_transparent_image_that_exif_turns_is_composed_upright(tmp_path: Path) -> None:
+    image = np.full((60, 80, 4), 255, np.uint8)
+    image[:, :, :3] = np.random.default_rng(0).integers(0, 255, (60, 80, 3))
+    image[:30, :, 3] = 0  # the upper half is not seen
     path = tmp_path / "turned.png"
-    cv2.imwrite(str(path), picture)
+    cv2.imwrite(str(path), image)
     data = path.read_bytes()
-    exif = b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x03\x00\x00\x00\x00\x00\x00"  # 180
-    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    # 180
+    exif = b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x03\x00\x00\x00\x00\x00\x00"
+    chunk = (
+        struct.pack(">I", len(exif))
+        + b"eXIf"
+        + exif
+        + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    )
     path.write_bytes(data[:33] + chunk + data[33:])
     pixels = read_image(path)
     lower_is_white = bool((pixels[30:] == 255).all())
@@ -238,20 +272,27 @@ def test_a_transparent_picture_that_exif_turns_is_composed_upright(tmp_path: Pat
     assert np.array_equal(seen, colour[:30] if lower_is_white else colour[30:])
 
 
-def test_what_opencv_decodes_is_a_picture_and_the_rest_is_counted_by_suffix(tmp_path: Path) -> None:
+def test_what_opencv_decodes_is_an_image_and_the_rest_is_counted_by_suffix(tmp_path: Path) -> None:
     folder = tmp_path / "set" / "paper"
     folder.mkdir(parents=True)
     jpeg = cv2.imencode(".jpg", _photo())[1].tobytes()
     for name in ("a.jfif", "b.JPE", "c.jpg", "no-suffix", "d.photo"):
         (folder / name).write_bytes(jpeg)
-    (folder / "damaged.jpg").write_bytes(b"no picture")
+    (folder / "damaged.jpg").write_bytes(b"no image")
     for name in ("phone.heic", "phone2.HEIC", "notes.txt"):
         (folder / name).write_bytes(b"something else")
     (tmp_path / "set" / "README.md").write_text("about the set")
     (folder / "dead.jpg").symlink_to("nowhere")
-    pictures, others = scan(tmp_path / "set")
+    images, others = scan(tmp_path / "set")
     assert others.pop("dead link") == 1
-    assert [p.name for p in pictures] == ["a.jfif", "b.JPE", "c.jpg", "d.photo", "damaged.jpg", "no-suffix"]
+    assert [p.name for p in images] == [
+        "a.jfif",
+        "b.JPE",
+        "c.jpg",
+        "d.photo",
+        "damaged.jpg",
+        "no-suffix",
+    ]
     assert dict(others) == {".heic": 2, ".txt": 1}
     assert read_image(folder / "a.jfif").shape == (120, 160, 3)
 

@@ -10,9 +10,16 @@ from vision.errors import BundleError
 from vision.preprocess import PreprocessSpec, preprocess
 
 
-@given(st.integers(1, 900), st.integers(1, 900), st.sampled_from(["stretch", "crop"]), st.integers(8, 64))
+@given(
+    st.integers(1, 900),
+    st.integers(1, 900),
+    st.sampled_from(["stretch", "crop"]),
+    st.integers(8, 64),
+)
 def test_any_frame_gives_the_declared_input(width: int, height: int, fit: str, size: int) -> None:
-    x_nhwc = preprocess(np.full((height, width, 3), 77, np.uint8), PreprocessSpec(size, size + 4, fit, "rgb"))
+    x_nhwc = preprocess(
+        np.full((height, width, 3), 77, np.uint8), PreprocessSpec(size, size + 4, fit, "rgb")
+    )
     assert x_nhwc.shape == (1, size + 4, size, 3)
     assert x_nhwc.dtype == np.uint8
     assert (x_nhwc == 77).all()
@@ -21,8 +28,16 @@ def test_any_frame_gives_the_declared_input(width: int, height: int, fit: str, s
 def test_colour_order_is_the_networks() -> None:
     frame = np.zeros((50, 50, 3), np.uint8)
     frame[..., 0] = 200  # blue in OpenCV's order
-    assert preprocess(frame, PreprocessSpec(32, 32, "stretch", "rgb"))[0, 0, 0].tolist() == [0, 0, 200]
-    assert preprocess(frame, PreprocessSpec(32, 32, "stretch", "bgr"))[0, 0, 0].tolist() == [200, 0, 0]
+    assert preprocess(frame, PreprocessSpec(32, 32, "stretch", "rgb"))[0, 0, 0].tolist() == [
+        0,
+        0,
+        200,
+    ]
+    assert preprocess(frame, PreprocessSpec(32, 32, "stretch", "bgr"))[0, 0, 0].tolist() == [
+        200,
+        0,
+        0,
+    ]
 
 
 def test_large_frames_do_not_alias() -> None:
@@ -31,7 +46,9 @@ def test_large_frames_do_not_alias() -> None:
     x_nhwc = preprocess(stripes, PreprocessSpec(224, 224, "stretch", "rgb"))
     assert np.abs(x_nhwc.astype(int) - 128).max() <= 2
     naive = cv2.resize(stripes, (224, 224), interpolation=cv2.INTER_LINEAR)
-    assert np.abs(naive.astype(int) - 128).max() > 50  # what a plain bilinear resize would have given
+    assert (
+        np.abs(naive.astype(int) - 128).max() > 50
+    )  # what a plain bilinear resize would have given
 
 
 def test_crop_keeps_the_centre() -> None:
@@ -41,7 +58,13 @@ def test_crop_keeps_the_centre() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [(0, 224, "crop", "rgb"), (224, 9999, "crop", "rgb"), (224, 224, "pad", "rgb"), (224, 224, "crop", "hsv")]
+    "bad",
+    [
+        (0, 224, "crop", "rgb"),
+        (224, 9999, "crop", "rgb"),
+        (224, 224, "pad", "rgb"),
+        (224, 224, "crop", "hsv"),
+    ],
 )
 def test_impossible_specs_are_refused(bad: tuple[int, int, str, str]) -> None:
     with pytest.raises(BundleError):

@@ -1,4 +1,7 @@
-"""The procedural bin camera: deterministic, at camera speed, with a truth that outlives the process."""
+"""The procedural bin camera.
+
+Deterministic, at camera speed, with a truth that outlives the process.
+"""
 
 import json
 import time
@@ -29,8 +32,10 @@ def test_there_are_items_of_every_label() -> None:
 
 
 @pytest.mark.parametrize("label", CATALOGUE)
-def test_pictures_are_equal_for_equal_seeds_and_differ_otherwise(label: str) -> None:
-    a, b, c = render(label, *SIZE, 5), render(label, *SIZE, 5), render(label, *SIZE, 6)
+def test_images_are_equal_for_equal_seeds_and_differ_otherwise(label: str) -> None:
+    a = render(label, *SIZE, 5)
+    b = render(label, *SIZE, 5)
+    c = render(label, *SIZE, 6)
     assert a.shape == (120, 160, 3)
     assert a.dtype == np.uint8
     assert (a == b).all()
@@ -43,9 +48,12 @@ def test_every_item_is_to_be_seen(label: str) -> None:
         rng = np.random.default_rng(seed)
         chute = random_chute(*SIZE, rng)
         chute.noise = 0.0
-        empty, full = (expose(chute, item, np.random.default_rng(0)) for item in (None, place_item(chute, label, rng)))
+        empty, full = (
+            expose(chute, item, np.random.default_rng(0))
+            for item in (None, place_item(chute, label, rng))
+        )
         changed = (np.abs(full.astype(int) - empty).max(axis=2) > 12).mean()
-        assert changed > 0.003, f"{label}, seed {seed}: {changed:.4f} of the picture changed"
+        assert changed > 0.003, f"{label}, seed {seed}: {changed:.4f} of the image changed"
 
 
 def test_glass_lets_the_floor_through_and_cardboard_does_not() -> None:
@@ -55,7 +63,9 @@ def test_glass_lets_the_floor_through_and_cardboard_does_not() -> None:
         chute = random_chute(*SIZE, rng)
         chute.noise = 0.0
         item = place_item(chute, label, rng)
-        shares[label] = float((item.item.clear_hw * item.item.alpha_hw).sum() / item.item.alpha_hw.sum())
+        shares[label] = float(
+            (item.item.clear_hw * item.item.alpha_hw).sum() / item.item.alpha_hw.sum()
+        )
     assert shares["glass"] > 0.2
     assert shares["cardboard"] == 0
 
@@ -75,33 +85,41 @@ def test_frames_come_at_camera_speed() -> None:
 def test_items_lie_until_the_lid_clears_them_and_the_ledger_knows(tmp_path: Path) -> None:
     world = World(SimulatedItems(1), 2, SIZE, 1, tmp_path / "truth.jsonl")
     for _ in range(EMPTY_FRAMES + FALL_FRAMES + 5):
-        assert world.look() is not None
+        assert world.view() is not None
     world.clear("glass")
     assert [line.what for line in read_ledger(tmp_path / "truth.jsonl")] == ["dropped", "cleared"]
     for _ in range(EMPTY_FRAMES):
-        world.look()
+        world.view()
     world.clear("glass")  # nothing lies there yet
     assert len(read_ledger(tmp_path / "truth.jsonl")) == 2
     for _ in range(FALL_FRAMES + PATIENCE_FRAMES + 1):
-        world.look()
-    assert [line.what for line in read_ledger(tmp_path / "truth.jsonl")] == ["dropped", "cleared", "dropped", "missed"]
-    assert world.look() is None
+        world.view()
+    assert [line.what for line in read_ledger(tmp_path / "truth.jsonl")] == [
+        "dropped",
+        "cleared",
+        "dropped",
+        "missed",
+    ]
+    assert world.view() is None
 
 
 def test_an_item_in_the_chute_is_still_there_after_a_kill(tmp_path: Path) -> None:
     ledger = tmp_path / "truth.jsonl"
     first = World(SimulatedItems(1), 3, SIZE, 1, ledger)
     for _ in range(EMPTY_FRAMES + FALL_FRAMES + 2):
-        shown = first.look()
+        shown = first.view()
     with ledger.open("a") as file:
         file.write('{"index": 0, "lab')  # the kill came in the middle of a line
     again = World(SimulatedItems(1), 3, SIZE, 1, ledger)
-    seen = again.look()
+    seen = again.view()
     assert shown is not None
     assert seen is not None
     assert np.abs(shown.astype(int) - seen).mean() < 8  # the same scene but for the noise
     again.clear("paper")
-    assert [(line.index, line.what) for line in read_ledger(ledger)] == [(0, "dropped"), (0, "cleared")]
+    assert [(line.index, line.what) for line in read_ledger(ledger)] == [
+        (0, "dropped"),
+        (0, "cleared"),
+    ]
     assert all(json.loads(line) for line in ledger.read_text().splitlines())
 
 
@@ -109,9 +127,9 @@ def test_a_ledger_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     world = World(SimulatedItems(1), 1, SIZE, 1, tmp_path / "gone" / "truth.jsonl")
     (tmp_path / "gone").rmdir()
     for _ in range(EMPTY_FRAMES):
-        world.look()
+        world.view()
     with pytest.raises(StorageError, match=r"truth\.jsonl"):
-        world.look()
+        world.view()
 
 
 def test_simulator_set_is_rendered_once_and_read_again(tmp_path: Path) -> None:

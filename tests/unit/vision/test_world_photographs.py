@@ -8,17 +8,17 @@ from vision.datasets import open_dataset, read_image
 from vision.simulator.world import EMPTY_FRAMES, FALL_FRAMES, Photographs, World
 
 
-def test_a_photograph_at_rest_is_shown_pixel_for_pixel(picture_folder: Path) -> None:
-    dataset = open_dataset(picture_folder)
+def test_a_photograph_at_rest_is_shown_pixel_for_pixel(image_folder: Path) -> None:
+    dataset = open_dataset(image_folder)
     items = Photographs(dataset, 0)
     world = World(items, 24, (64, 48), 0, dark_floor=True)
     originals = [read_image(s.path) for s in dataset.samples]
     shown = 0
     for index in range(24):
-        frames = [world.look() for _ in range(EMPTY_FRAMES + FALL_FRAMES + 1)]
+        frames = [world.view() for _ in range(EMPTY_FRAMES + FALL_FRAMES + 1)]
         world.clear("any")
-        matches = [i for i, picture in enumerate(originals) if np.array_equal(picture, frames[-1])]
+        matches = [i for i, image in enumerate(originals) if np.array_equal(image, frames[-1])]
         assert [dataset.samples[i].label for i in matches] == [items.label(index)]
         shown += 1
     assert shown == 24
-    assert world.look() is None
+    assert world.view() is None

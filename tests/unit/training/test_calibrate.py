@@ -1,4 +1,7 @@
-"""Temperature and thresholds: fitted on what training has not seen, and what is undefined is said to be."""
+"""Temperature and thresholds.
+
+Fitted on what training has not seen, and what is undefined is said to be.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +11,15 @@ import pytest
 
 pytest.importorskip("torch")
 
+from training.calibrate import cross_fitted_figures, fit_policy
 from training.export import held_out
-from training.policy import cross_fitted_figures, fit_policy
 from vision.datasets import Dataset, Sample
 from vision.decision import softmax
 
 LABELS = ("glass", "paper")
 
 
-def test_a_threshold_lets_the_picture_pass_that_it_was_fitted_on() -> None:
+def test_a_threshold_lets_the_image_pass_that_it_was_fitted_on() -> None:
     logits = np.tile(np.array([[0.2834, 0.0]]), (20, 1))
     policy = fit_policy(logits, np.zeros(20, int), np.zeros(20), LABELS)
     confidence = softmax(logits, policy.temperature)[:, 0]
@@ -24,14 +27,18 @@ def test_a_threshold_lets_the_picture_pass_that_it_was_fitted_on() -> None:
 
 
 def test_a_hazard_is_decided_however_doubtful_as_on_the_bin() -> None:
-    logits, labels = np.tile(np.array([[0.0, 0.01]]), (40, 1)), ("glass", "hazardous")
-    figures = cross_fitted_figures(logits, np.arange(40) % 2, np.zeros(40), [str(i) for i in range(40)], labels)
+    logits = np.tile(np.array([[0.0, 0.01]]), (40, 1))
+    labels = ("glass", "hazardous")
+    figures = cross_fitted_figures(
+        logits, np.arange(40) % 2, np.zeros(40), [str(i) for i in range(40)], labels
+    )
     assert figures["decided_share"] == 1
     assert figures["decided_accuracy"] == 0.5
 
 
 def test_figures_of_a_single_group_are_undefined() -> None:
-    logits, targets = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 2
+    logits = np.random.default_rng(0).normal(size=(30, 2))
+    targets = np.arange(30) % 2
     one = cross_fitted_figures(logits, targets, np.zeros(30), ["same"] * 30, LABELS)
     assert set(one.values()) == {None}
     two = cross_fitted_figures(logits, targets, np.zeros(30), ["a", "b"] * 15, LABELS)

@@ -1,4 +1,7 @@
-"""Fetching a set from a real server on this machine: what comes is checked, and half a set is never left behind."""
+"""Fetching a set from a real server on this machine.
+
+What comes is checked, and half a set is never left behind.
+"""
 
 import hashlib
 import io
@@ -12,8 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
+from training.public import PUBLIC_SETS, fetch
 from vision.datasets import open_dataset
-from vision.datasets.public import PUBLIC_SETS, fetch
 from vision.errors import DatasetError
 
 
@@ -25,21 +28,23 @@ def _archive(names: dict[str, bytes], packed: int = zipfile.ZIP_STORED) -> bytes
     return buffer.getvalue()
 
 
-PICTURE = cv2.imencode(".jpg", np.full((32, 32, 3), 90, np.uint8))[1].tobytes()
-GOOD = _archive({"set/glass/a.jpg": PICTURE, "set/paper/b.jpg": PICTURE, "__MACOSX/x": b""})
-_PACKED = bytearray(_archive({"set/glass/a.jpg": PICTURE * 4}, zipfile.ZIP_DEFLATED))
+IMAGE = cv2.imencode(".jpg", np.full((32, 32, 3), 90, np.uint8))[1].tobytes()
+GOOD = _archive({"set/glass/a.jpg": IMAGE, "set/paper/b.jpg": IMAGE, "__MACOSX/x": b""})
+_PACKED = bytearray(_archive({"set/glass/a.jpg": IMAGE * 4}, zipfile.ZIP_DEFLATED))
 _PACKED[60:70] = bytes(byte ^ 0xFF for byte in _PACKED[60:70])  # within what was packed
 DAMAGED = bytes(_PACKED)
-DOTNET = _archive({"set\\glass\\a.jpg": PICTURE, "set\\paper\\b.jpg": PICTURE, "set\\": b""})
+DOTNET = _archive({"set\\glass\\a.jpg": IMAGE, "set\\paper\\b.jpg": IMAGE, "set\\": b""})
 EVIL_DOTNET = _archive({"..\\outside.txt": b"x"})
-EVIL = _archive({"set/glass/a.jpg": PICTURE, "../outside.txt": b"x"})
+EVIL = _archive({"set/glass/a.jpg": IMAGE, "../outside.txt": b"x"})
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        if self.path == "/chunked.zip":  # as GitHub sends its archives: no length, and the end may be missing
+        if (
+            self.path == "/chunked.zip"
+        ):  # as GitHub sends its archives: no length, and the end may be missing
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
             self.send_header("Connection", "close")
@@ -47,10 +52,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n" % len(GOOD) + GOOD[: len(GOOD) // 2])
             return
         bodies = {
-            "/good.zip": GOOD, "/evil.zip": EVIL, "/dotnet.zip": DOTNET, "/evil-dotnet.zip": EVIL_DOTNET,
-            "/page.zip": b"<html>log in</html>", "/cut.zip": GOOD,
+            "/good.zip": GOOD,
+            "/evil.zip": EVIL,
+            "/dotnet.zip": DOTNET,
+            "/evil-dotnet.zip": EVIL_DOTNET,
+            "/page.zip": b"<html>log in</html>",
+            "/cut.zip": GOOD,
             "/damaged.zip": DAMAGED,
-        }  # fmt: skip
+        }
         body = bodies.get(self.path)
         if body is None:
             self.send_error(404)
@@ -79,16 +88,21 @@ def server() -> Iterator[str]:
 def test_a_set_is_fetched_checked_and_can_be_read(server: str, tmp_path: Path) -> None:
     wanted = hashlib.sha256(GOOD).hexdigest()
     done = fetch("trashnet", tmp_path / "set", f"{server}/good.zip", wanted)
-    assert (done.files, done.sha256, done.verified, done.licence) == (2, wanted, "as expected", "MIT")
+    assert (done.files, done.sha256, done.verified, done.licence) == (
+        2,
+        wanted,
+        "as expected",
+        "MIT",
+    )
     assert open_dataset(tmp_path / "set").labels() == {"glass", "paper"}
-    assert open_dataset(tmp_path / "set").licence == "MIT"  # it stays with the pictures
+    assert open_dataset(tmp_path / "set").licence == "MIT"  # it stays with the images
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
     with pytest.raises(DatasetError, match="is not empty"):
         fetch("trashnet", tmp_path / "set", f"{server}/good.zip")
 
 
 @pytest.mark.parametrize(
-    ("path", "sha256", "why"),
+    ("path", "sha256", "reason"),
     [
         ("/good.zip", "0" * 64, "was expected. Nothing was unpacked"),
         ("/evil.zip", None, "outside of the folder"),
@@ -101,9 +115,9 @@ def test_a_set_is_fetched_checked_and_can_be_read(server: str, tmp_path: Path) -
     ],
 )
 def test_what_is_wrong_is_refused_and_leaves_nothing(
-    server: str, tmp_path: Path, path: str, sha256: str | None, why: str
+    server: str, tmp_path: Path, path: str, sha256: str | None, reason: str
 ) -> None:
-    with pytest.raises(DatasetError, match=why):
+    with pytest.raises(DatasetError, match=reason):
         fetch("trashnet", tmp_path / "set", server + path, sha256)
     assert list(tmp_path.iterdir()) == []
     assert not (tmp_path.parent / "outside.txt").exists()
@@ -120,5 +134,7 @@ def test_bad_names_and_addresses(tmp_path: Path) -> None:
         fetch("garbage", tmp_path / "x")
     with pytest.raises(DatasetError, match="not an http address"):
         fetch("trashnet", tmp_path / "x", "file:///etc/passwd")
-    assert all(s.url.startswith("https://") and s.licence and s.source for s in PUBLIC_SETS.values())
+    assert all(
+        s.url.startswith("https://") and s.licence and s.source for s in PUBLIC_SETS.values()
+    )
     assert not PUBLIC_SETS["realwaste"].shippable

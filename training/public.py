@@ -1,4 +1,7 @@
-"""Public sets by name: where they are, what their licence is, and a download that is checked before it is unpacked."""
+"""Public sets by name.
+
+Where they are, what their licence is, and a download that is checked before it is unpacked.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from vision.addresses import without_secrets
 from vision.datasets.readers import LICENCES
 from vision.errors import DatasetError
 
-Watch = Callable[[Iterable[Any]], Iterable[Any]]
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 MAX_ARCHIVE_BYTES = 8 * 1024**3
 MAX_UNPACKED_BYTES = 32 * 1024**3
@@ -34,7 +37,8 @@ class PublicSet:
         title: what it is, with its makers.
         source: page to read and to cite.
         url: of the archive (zip).
-        sha256: of the archive, or None where the publisher gives none: pin it with `--sha256` after the first download.
+        sha256: of the archive, or None where the publisher gives none: pin it with `--sha256` after
+            the first download.
         licence: SPDX id.
         shippable: whether a model trained on it may be shipped commercially.
     """
@@ -62,30 +66,47 @@ PUBLIC_SETS = {
         "TrashNet: 2,527 photographs on a white board, six labels (Thung, Yang)",
         "https://github.com/garythung/trashnet",
         "https://raw.githubusercontent.com/garythung/trashnet/6fa2b878c6c1b4304b91109070ce0edf9279bb31/data/dataset-resized.zip",
-        None, "MIT", True,
+        None,
+        "MIT",
+        True,
     ),
     "clothing": PublicSet(
-        "Clothing dataset (small): 3,781 photographs of ten kinds of clothes, for textile (Grigorev)",
+        "Clothing dataset (small): 3,781 photographs of ten kinds of clothes, for textile "
+        "(Grigorev)",
         "https://github.com/alexeygrigorev/clothing-dataset-small",
         "https://github.com/alexeygrigorev/clothing-dataset-small/archive/11961516512414bf9f6c150a832cfd21b54a6b54.zip",
-        None, "CC0-1.0", True,
+        None,
+        "CC0-1.0",
+        True,
     ),
     "grocery": PublicSet(
-        "Grocery Store Dataset: 5,125 photographs, fruit and vegetables for organic (Klasson, Zhang, Kjellström)",
+        "Grocery Store Dataset: 5,125 photographs, fruit and vegetables for organic (Klasson, "
+        "Zhang, Kjellström)",
         "https://github.com/marcusklasson/GroceryStoreDataset",
         "https://github.com/marcusklasson/GroceryStoreDataset/archive/fc80ba90f803d79d0383df52c5a4ac5de99ff6fc.zip",
-        None, "MIT", True,
+        None,
+        "MIT",
+        True,
     ),
     "realwaste": PublicSet(
-        "RealWaste: 4,752 photographs from a landfill's floor, nine labels (Single, Iranmanesh, Raad)",
+        "RealWaste: 4,752 photographs from a landfill's floor, nine labels (Single, Iranmanesh, "
+        "Raad)",
         "https://doi.org/10.24432/C5SS4G",
         "https://archive.ics.uci.edu/static/public/908/realwaste.zip",
-        None, "CC-BY-NC-SA-4.0", False,
+        None,
+        "CC-BY-NC-SA-4.0",
+        False,
     ),
-}  # fmt: skip
+}
 
 
-def fetch(name: str, out: Path, url: str | None = None, sha256: str | None = None, watch: Watch = iter) -> Fetched:
+def fetch(
+    name: str,
+    out: Path,
+    url: str | None = None,
+    sha256: str | None = None,
+    progress: Progress = iter,
+) -> Fetched:
     """Download a public set's archive, check it, and unpack it; nothing is left behind if anything is wrong.
 
     Args:
@@ -93,31 +114,42 @@ def fetch(name: str, out: Path, url: str | None = None, sha256: str | None = Non
         out: folder to unpack into; must not exist, or be empty.
         url: a mirror; the set's own address by default.
         sha256: what the archive must be; the set's own by default.
-        watch: wraps the chunks of 1 MiB, for a progress bar.
+        progress: wraps the chunks of 1 MiB, for a progress bar.
 
     Raises:
-        DatasetError: unknown name, no connection, another checksum, no zip, or a zip that would write elsewhere.
+        DatasetError: unknown name, no connection, another checksum, no zip, or a zip that would
+            write elsewhere.
     """
     if (chosen := PUBLIC_SETS.get(name)) is None:
         raise DatasetError(f"no public set {name!r}; there are {', '.join(PUBLIC_SETS)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DatasetError(f"{out}: is not empty; name a new folder")
-    address, wanted = url or chosen.url, (sha256 or chosen.sha256 or "").lower()
+    address = url or chosen.url
+    wanted = (sha256 or chosen.sha256 or "").lower()
     name_shown = without_secrets(address)
     if not address.startswith(("https://", "http://")):
         raise DatasetError(f"{name_shown}: not an http address")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".fetch-") as scratch:
-        archive, unpacked = Path(scratch) / "archive.zip", Path(scratch) / "set"
+        archive = Path(scratch) / "archive.zip"
+        unpacked = Path(scratch) / "set"
         try:
-            with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response, archive.open("wb") as file:  # noqa: S310  scheme checked above
-                digest = _copy(response, file, name_shown, watch)
+            with (
+                urllib.request.urlopen(address, timeout=TIMEOUT_S) as response,  # noqa: S310
+                archive.open("wb") as file,
+            ):
+                digest = _copy(response, file, name_shown, progress)
         except (OSError, http.client.HTTPException) as error:
-            raise DatasetError(f"{name_shown}: cannot be downloaded ({error}). Try a mirror with --url.") from error
+            raise DatasetError(
+                f"{name_shown}: cannot be downloaded ({error}). Try a mirror with --url."
+            ) from error
         if wanted and digest != wanted:
-            raise DatasetError(f"{name_shown}: sha256 is {digest}, {wanted} was expected. Nothing was unpacked.")
+            raise DatasetError(
+                f"{name_shown}: sha256 is {digest}, {wanted} was expected. Nothing was unpacked."
+            )
         files = _unpack(archive, unpacked, name_shown)
-        # The licence stays with the pictures: whoever trains on them later finds it in the bundle's manifest.
+        # The licence stays with the images: whoever trains on them later finds it in the bundle's
+        # manifest.
         licence = LICENCES[chosen.licence]
         note = f"# {chosen.title}\n\nSource: {chosen.source}\nLicence: {licence}\narchive sha256: {digest}\n"
         (unpacked / "SOURCE.md").write_text(note, encoding="utf-8")
@@ -125,15 +157,18 @@ def fetch(name: str, out: Path, url: str | None = None, sha256: str | None = Non
             out.rmdir()
         shutil.move(unpacked, out)
     verified = (
-        "as expected" if wanted else "NOT VERIFIED, the publisher names none: give this one as --sha256 next time"
+        "as expected"
+        if wanted
+        else "NOT VERIFIED, the publisher names none: give this one as --sha256 next time"
     )
     return Fetched(files, digest, verified, chosen.licence)
 
 
-def _copy(response: Any, file: IO[bytes], address: str, watch: Watch) -> str:
-    digest, size = hashlib.sha256(), 0
+def _copy(response: Any, file: IO[bytes], address: str, progress: Progress) -> str:
+    digest = hashlib.sha256()
+    size = 0
     expected = int(response.headers.get("Content-Length") or -1)
-    for chunk in watch(iter(lambda: response.read(_CHUNK), b"")):
+    for chunk in progress(iter(lambda: response.read(_CHUNK), b"")):
         size += len(chunk)
         if size > MAX_ARCHIVE_BYTES:
             raise DatasetError(f"{address}: more than {MAX_ARCHIVE_BYTES / 1e9:.0f} GB; refused")
@@ -148,20 +183,37 @@ def _unpack(archive: Path, folder: Path, address: str) -> int:
     try:
         with zipfile.ZipFile(archive) as zipped:
             members = [
-                m for m in zipped.infolist() if not m.filename.endswith(("/", "\\")) and "__MACOSX" not in m.filename
+                m
+                for m in zipped.infolist()
+                if not m.filename.endswith(("/", "\\")) and "__MACOSX" not in m.filename
             ]
             if sum(m.file_size for m in members) > MAX_UNPACKED_BYTES:
-                raise DatasetError(f"{address}: would unpack to more than {MAX_UNPACKED_BYTES / 1e9:.0f} GB; refused")
+                raise DatasetError(
+                    f"{address}: would unpack to more than {MAX_UNPACKED_BYTES / 1e9:.0f} GB; "
+                    "refused"
+                )
             folder.mkdir()
             for member in members:
                 member.filename = member.filename.replace("\\", "/")  # as .NET packs them
                 target = (folder / member.filename).resolve()
-                if not target.is_relative_to(folder.resolve()) or ":" in member.filename.split("/")[0]:
+                if (
+                    not target.is_relative_to(folder.resolve())
+                    or ":" in member.filename.split("/")[0]
+                ):
                     raise DatasetError(
-                        f"{address}: holds {member.filename!r}, which lies outside of the folder; refused"
+                        f"{address}: holds {member.filename!r}, which lies outside of the folder; "
+                        "refused"
                     )
                 zipped.extract(member, folder)
-    # zlib.error: damaged inside; RuntimeError: encrypted; NotImplementedError: packed in a way of its own.
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, NotADirectoryError) as error:
+    # zlib.error: damaged inside; RuntimeError: encrypted; NotImplementedError: packed in a way of
+    # its own.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+        NotADirectoryError,
+    ) as error:
         raise DatasetError(f"{address}: not a readable zip ({error})") from error
     return len(members)

@@ -1,11 +1,13 @@
 """Cut an item out of its plain background and lay it on another floor.
 
-A set photographed on one white board teaches the board along with the item, and the network fails on any other floor.
-Here the item's mask is found once for each picture, and in training the item is laid, at any size and turn, on floors
-of the simulator and on stretches of the other pictures. Why, and what it buys: docs/training.md.
+A set photographed on one white board teaches the board along with the item, and the network fails
+on any other floor. Here the item's mask is found once for each image, and in training the item is
+laid, at any size and turn, on backgrounds of the simulator and on stretches of the other images.
+Why, and what it buys: docs/training.md.
 
-The mask: a smooth background is fitted to the border, what differs from it (shadows apart) begins a GrabCut.
-Source of GrabCut: Rother, Kolmogorov, Blake, "GrabCut", SIGGRAPH 2004; OpenCV's implementation.
+The mask: a smooth background is fitted to the border, what differs from it (shadows apart) begins a
+GrabCut. Source of GrabCut: Rother, Kolmogorov, Blake, "GrabCut", SIGGRAPH 2004; OpenCV's
+implementation.
 """
 
 from __future__ import annotations
@@ -21,29 +23,36 @@ from vision.simulator.scene import expose, random_chute
 
 Mask = NDArray[np.uint8]
 
-# The mask is found at this size; pictures of the set are four times as large.
-WORK_W, WORK_H = 160, 120
-# A mask outside these shares of the picture is a failed one.
-SMALLEST_ITEM, LARGEST_ITEM = 0.01, 0.8
-# A board's colour differs from grey by at most this (chroma in Lab); beyond it, the "board" is brown cardboard.
+# The mask is found at this size; images of the set are four times as large.
+WORK_W = 160
+WORK_H = 120
+# A mask outside these shares of the image is a failed one.
+SMALLEST_ITEM = 0.01
+LARGEST_ITEM = 0.8
+# A board's colour differs from grey by at most this (chroma in Lab); beyond it, the "board" is
+# brown cardboard.
 MOST_BOARD_CHROMA = 17.0
 
 
-def cut_out(pixels_hwc: Pixels) -> Mask | None:
+def item_mask(pixels_hwc: Pixels) -> Mask | None:
     """Find the one item on a plain background.
 
     Args:
         pixels_hwc: uint8, BGR.
 
     Returns:
-        uint8, WORK_H x WORK_W, 1 on the item; None where no plain background is seen around an item.
+        uint8, WORK_H x WORK_W, 1 on the item; None where no plain background is seen around an
+        item.
     """
     small = cv2.resize(pixels_hwc, (WORK_W, WORK_H), interpolation=cv2.INTER_AREA)
     distance, threshold = _distance_from_board(small)
     if distance is None:
         return None
     clear = (distance > threshold).astype(np.uint8)
-    core = cv2.erode(cv2.morphologyEx(clear, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.ones((5, 5), np.uint8))
+    core = cv2.erode(
+        cv2.morphologyEx(clear, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)),
+        np.ones((5, 5), np.uint8),
+    )
     if core.sum() < 40:
         return None
     state = np.full((WORK_H, WORK_W), cv2.GC_PR_BGD, np.uint8)
@@ -54,42 +63,56 @@ def cut_out(pixels_hwc: Pixels) -> Mask | None:
     cv2.grabCut(small, state, None, np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
     mask = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    mask = _filled(_largest_parts(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))))
+    mask = _filled(
+        _largest_parts(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)))
+    )
     return mask if SMALLEST_ITEM < mask.mean() < LARGEST_ITEM else None
 
 
-def floors(count: int, others: Sequence[Pixels], size_px: int, rng: np.random.Generator) -> list[Pixels]:
-    """Return backgrounds, uint8, `size_px` square: empty chutes of the simulator, then one stretch of each of `others`.
+def backgrounds(
+    count: int, others: Sequence[Pixels], size_px: int, rng: np.random.Generator
+) -> list[Pixels]:
+    """Return backgrounds, uint8, `size_px` square.
 
-    The stretches, blurred at random, carry the colours and textures of the other sets: a floor that comes with one
-    label only would give that label away.
+    Empty chutes of the simulator, then one stretch of each of `others`.
+
+    The stretches, blurred at random, carry the colours and textures of the other sets: a floor that
+    comes with one label only would give that label away.
     """
     made = [expose(random_chute(size_px, size_px, rng), None, rng) for _ in range(count)]
-    for picture in others:
-        height, width = picture.shape[:2]
+    for image in others:
+        height, width = image.shape[:2]
         side = int(min(height, width) * rng.uniform(0.25, 0.6))
-        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        stretch = cv2.resize(picture[top : top + side, left : left + side], (size_px, size_px))
-        made.append(np.asarray(cv2.GaussianBlur(stretch, (0, 0), rng.uniform(0.1, 3.0)), dtype=np.uint8))
+        top = rng.integers(height - side + 1)
+        left = rng.integers(width - side + 1)
+        stretch = cv2.resize(image[top : top + side, left : left + side], (size_px, size_px))
+        made.append(
+            np.asarray(cv2.GaussianBlur(stretch, (0, 0), rng.uniform(0.1, 3.0)), dtype=np.uint8)
+        )
     return made
 
 
-def lay(
-    pixels_hwc: Pixels, mask: Mask | None, floor_hwc: Pixels, see_through: bool, rng: np.random.Generator
+def paste(
+    pixels_hwc: Pixels,
+    mask: Mask | None,
+    background_hwc: Pixels,
+    see_through: bool,
+    rng: np.random.Generator,
 ) -> Pixels | None:
-    """Lay an item on a floor: any turn, longest side 0.3 to 1.0 of the picture, with a shadow.
+    """Lay an item on a floor: any turn, longest side 0.3 to 1.0 of the image, with a shadow.
 
     Args:
-        pixels_hwc: the picture, uint8, BGR.
-        mask: from `cut_out`; None takes a rough quadrangle of the picture as a sheet of its material.
-        floor_hwc: uint8, square; what is returned has its size.
+        pixels_hwc: the image, uint8, BGR.
+        mask: from `item_mask`; None takes a rough quadrangle of the image as a sheet of its
+            material.
+        background_hwc: uint8, square; what is returned has its size.
         see_through: let the floor shine through in part, as through clear glass and plastic.
 
     Returns:
-        uint8, BGR; None if nothing is left of the mask in so small a picture.
+        uint8, BGR; None if nothing is left of the mask in so small an image.
     """
     height, width = pixels_hwc.shape[:2]
-    side = floor_hwc.shape[0]
+    side = background_hwc.shape[0]
     whole = _quadrangle(height, width, rng) if mask is None else cv2.resize(mask, (width, height))
     soft = cv2.GaussianBlur((whole > 0).astype(np.float32), (0, 0), 1.2)
     alpha = np.clip((soft - 0.35) / 0.5, 0, 1)
@@ -99,20 +122,28 @@ def lay(
     longest = side * np.exp(rng.uniform(np.log(0.3), 0))
     scale = longest / max(box_w, box_h)
     while scale < 0.5:  # as in preprocess: halves by area, so that nothing aliases
-        height, width, scale = height // 2, width // 2, scale * 2
-        left, top, box_w, box_h = left / 2, top / 2, box_w / 2, box_h / 2
+        height = height // 2
+        width = width // 2
+        scale = scale * 2
+        left = left / 2
+        top = top / 2
+        box_w = box_w / 2
+        box_h = box_h / 2
         pixels_hwc = cv2.resize(pixels_hwc, (width, height), interpolation=cv2.INTER_AREA)
         alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_AREA)
-    turn, stretch = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(-0.12, 0.12, 2)) * scale
+    turn = rng.uniform(0, 2 * np.pi)
+    stretch = np.exp(rng.uniform(-0.12, 0.12, 2)) * scale
     stretch[0] *= rng.choice([-1, 1])
-    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.diag(stretch)
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.diag(
+        stretch
+    )
     centre = side / 2 + rng.uniform(-0.4, 0.4, 2) * (side - longest)
     offset = centre - matrix @ np.array([left + box_w / 2, top + box_h / 2])
     move = np.hstack([matrix, offset[:, None]])
     size = (side, side)
     item = cv2.warpAffine(pixels_hwc, move, size, borderMode=cv2.BORDER_REFLECT_101)
     cover = cv2.warpAffine(alpha, move, size)
-    floor = np.ascontiguousarray(np.rot90(floor_hwc, int(rng.integers(4))))
+    floor = np.ascontiguousarray(np.rot90(background_hwc, int(rng.integers(4))))
     if rng.random() < 0.7:
         shadow = cv2.GaussianBlur(cover, (0, 0), max(0.8, longest * rng.uniform(0.01, 0.06)))
         shift = np.hstack([np.eye(2), rng.uniform(-0.06, 0.06, (2, 1)) * longest])
@@ -120,7 +151,8 @@ def lay(
         floor = cv2.blendLinear(floor, np.zeros_like(floor), 1 - dark, dark)
     if see_through and mask is not None and rng.random() < 0.6:
         border = np.concatenate([pixels_hwc[:6].reshape(-1, 3), pixels_hwc[-6:].reshape(-1, 3)])
-        board, share = np.median(border, axis=0) + 1.0, rng.uniform(0, 0.8)
+        board = np.median(border, axis=0) + 1.0
+        share = rng.uniform(0, 0.8)
         passes = share * np.clip(np.arange(256)[:, None, None] / board, 0, 1.6)
         through = cv2.multiply(floor.astype(np.float32), cv2.LUT(item, passes.astype(np.float32)))
         item = np.clip((1 - share) * item + through, 0, 255).astype(np.uint8)
@@ -129,21 +161,29 @@ def lay(
 
 
 def _distance_from_board(small: Pixels) -> tuple[NDArray[np.float32], float] | tuple[None, float]:
-    """Return how far each pixel is from a smooth background fitted to the border, and the threshold of "clearly"."""
+    """Return how far each pixel is from a smooth background fitted to the border.
+
+    And the threshold of "clearly".
+    """
     lab = cv2.cvtColor(small, cv2.COLOR_BGR2LAB).astype(np.float32)
     y, x = np.mgrid[-1 : 1 : WORK_H * 1j, -1 : 1 : WORK_W * 1j]
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
-    flat, edge = lab.reshape(-1, 3), WORK_H // 13
+    flat = lab.reshape(-1, 3)
+    edge = WORK_H // 13
     ring = np.ones((WORK_H, WORK_W), bool)
     ring[edge:-edge, edge:-edge] = False
     near_ring = ring.ravel()
-    keep = near_ring & (flat[:, 0] > np.percentile(flat[near_ring, 0], 35))  # the board is the bright part
+    keep = near_ring & (
+        flat[:, 0] > np.percentile(flat[near_ring, 0], 35)
+    )  # the board is the bright part
     for turn in range(6):
         if keep.sum() < 100:
             return None, 0.0
         coefficients, *_ = np.linalg.lstsq(terms[keep], flat[keep], rcond=None)
         fit = terms @ coefficients
-        distance = np.sqrt((((flat - fit) * (1 / 1.6, 1.3, 1.3)) ** 2).sum(1))  # shading counts less than colour
+        distance = np.sqrt(
+            (((flat - fit) * (1 / 1.6, 1.3, 1.3)) ** 2).sum(1)
+        )  # shading counts less than colour
         spread = 1.48 * np.median(distance[keep]) + 1.0
         keep = distance < min(3 * spread, 9)
         if turn < 2:
@@ -157,7 +197,9 @@ def _distance_from_board(small: Pixels) -> tuple[NDArray[np.float32], float] | t
     return distance.reshape(WORK_H, WORK_W).astype(np.float32), float(threshold)
 
 
-def _in_shadow(small: Pixels, fit: NDArray[np.float64], light: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _in_shadow(
+    small: Pixels, fit: NDArray[np.float64], light: NDArray[np.float32]
+) -> NDArray[np.bool_]:
     """Darker than the board, of its colour, and smooth: not the item."""
     board_lab = np.clip(fit, 0, 255).astype(np.uint8).reshape(WORK_H, WORK_W, 3)
     board = cv2.cvtColor(board_lab, cv2.COLOR_LAB2BGR).reshape(-1, 3).astype(np.float32) + 4
@@ -165,7 +207,9 @@ def _in_shadow(small: Pixels, fit: NDArray[np.float64], light: NDArray[np.float3
     mean = ratio.mean(1)
     tint = np.abs(ratio - mean[:, None]).max(1)
     slope = np.hypot(cv2.Sobel(light, cv2.CV_32F, 1, 0), cv2.Sobel(light, cv2.CV_32F, 0, 1)) / 8
-    shadow: NDArray[np.bool_] = (mean > -0.9) & (mean < 0.05) & (tint < 0.1) & (cv2.blur(slope, (7, 7)).ravel() < 2.2)
+    shadow: NDArray[np.bool_] = (
+        (mean > -0.9) & (mean < 0.05) & (tint < 0.1) & (cv2.blur(slope, (7, 7)).ravel() < 2.2)
+    )
     return shadow
 
 
@@ -181,9 +225,13 @@ def _largest_parts(mask: Mask) -> Mask:
 def _filled(mask: Mask) -> Mask:
     """Fill small holes; a large one is a bottle's handle or a ring."""
     count, parts, stats, _ = cv2.connectedComponentsWithStats(1 - mask)
-    outside = set(np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])).tolist())
+    outside = set(
+        np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])).tolist()
+    )
     holes = [
-        i for i in range(1, count) if i not in outside and stats[i, cv2.CC_STAT_AREA] < 0.15 * max(int(mask.sum()), 1)
+        i
+        for i in range(1, count)
+        if i not in outside and stats[i, cv2.CC_STAT_AREA] < 0.15 * max(int(mask.sum()), 1)
     ]
     return np.where(np.isin(parts, holes), 1, mask).astype(np.uint8)
 

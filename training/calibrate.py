@@ -1,4 +1,7 @@
-"""Fit what turns logits into decisions: temperature, thresholds, embedding statistics. Pure numpy."""
+"""Fit what turns logits into decisions: temperature, thresholds, embedding statistics.
+
+Pure numpy.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ TARGET_PRECISION = 0.95
 KNOWN_TURNED_AWAY = 0.02
 # A label is no single thing: bottles, jars and shards of glass lie apart (docs/decisions/0008).
 CENTROIDS_PER_LABEL = 8
-# A threshold fitted on fewer pictures than this says more about luck than about the label.
-MIN_PICTURES = 10
+# A threshold fitted on fewer images than this says more about luck than about the label.
+MIN_IMAGES = 10
 
 
 def fit_temperature(logits_nk: Floats, targets_n: Ints) -> float:
@@ -37,15 +40,19 @@ def fit_temperature(logits_nk: Floats, targets_n: Ints) -> float:
     return float(candidates[int(np.argmin(losses))])
 
 
-def fit_policy(logits_nk: Floats, targets_n: Ints, unknown_scores_n: Floats, labels: tuple[str, ...]) -> DecisionPolicy:
-    """Fit the decision policy on held-out pictures.
+def fit_policy(
+    logits_nk: Floats, targets_n: Ints, unknown_scores_n: Floats, labels: tuple[str, ...]
+) -> DecisionPolicy:
+    """Fit the decision policy on held-out images.
 
-    For each label, the lowest confidence at which TARGET_PRECISION of the pictures called so are right; where no
-    threshold reaches it, or there are under MIN_PICTURES, the label needs TARGET_PRECISION itself as confidence.
+    For each label, the lowest confidence at which TARGET_PRECISION of the images called so are
+    right; where no threshold reaches it, or there are under MIN_IMAGES, the label needs
+    TARGET_PRECISION itself as confidence.
     """
     temperature = fit_temperature(logits_nk, targets_n)
     probabilities = softmax(logits_nk, temperature)
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    predicted = probabilities.argmax(1)
+    confidence = probabilities.max(1)
     minimum = {}
     for index, label in enumerate(labels):
         called = predicted == index
@@ -62,12 +69,13 @@ def cross_fitted_figures(
     labels: tuple[str, ...],
     folds: int = 5,
 ) -> dict[str, float | None]:
-    """Return calibration error and what the thresholds do, where no picture was used to fit its own policy.
+    """Return calibration error and what the thresholds do, where no image was used to fit its own policy.
 
     The policy of a fold is fitted on the other folds; a group is never on both sides.
 
     Returns:
-        calibration_error, decided_share, decided_accuracy (None if nothing is decided); all None for a single group.
+        calibration_error, decided_share, decided_accuracy (None if nothing is decided); all None
+        for a single group.
     """
     _, group_n = np.unique(np.asarray(groups), return_inverse=True)
     if len(set(groups)) < 2:
@@ -75,7 +83,8 @@ def cross_fitted_figures(
     fold_n = np.random.default_rng(0).permutation(int(group_n.max()) + 1)[group_n] % folds
     predicted = logits_nk.argmax(1)
     hazard_k = np.array([MATERIALS_1.material(label).hazard for label in labels])
-    confidence, decided = np.zeros(len(targets_n)), np.zeros(len(targets_n), dtype=bool)
+    confidence = np.zeros(len(targets_n))
+    decided = np.zeros(len(targets_n), dtype=bool)
     for fold in range(folds):
         held = fold_n == fold
         if not held.any() or held.all():
@@ -84,7 +93,9 @@ def cross_fitted_figures(
         confidence[held] = softmax(logits_nk[held], policy.temperature).max(1)
         needed = np.array([policy.min_confidence[label] for label in labels])[predicted[held]]
         clear = (confidence[held] >= needed) & (unknown_scores_n[held] <= policy.max_unknown_score)
-        decided[held] = clear | hazard_k[predicted[held]]  # as `decide` does: a hazard is never waved through
+        decided[held] = (
+            clear | hazard_k[predicted[held]]
+        )  # as `decide` does: a hazard is never waved through
     correct = predicted == targets_n
     return {
         "calibration_error": calibration_error(confidence, correct),
@@ -95,7 +106,9 @@ def cross_fitted_figures(
 
 def centroids(embeddings_nd: Floats, targets_n: Ints) -> EmbeddingStats:
     """Return what each label's unit-length embeddings gather around (k-means); every label must occur."""
-    directions = embeddings_nd / np.maximum(np.linalg.norm(embeddings_nd, axis=1, keepdims=True), 1e-12)
+    directions = embeddings_nd / np.maximum(
+        np.linalg.norm(embeddings_nd, axis=1, keepdims=True), 1e-12
+    )
     centres = []
     for label in range(int(targets_n.max()) + 1):
         own = np.ascontiguousarray(directions[targets_n == label], dtype=np.float32)
@@ -105,19 +118,26 @@ def centroids(embeddings_nd: Floats, targets_n: Ints) -> EmbeddingStats:
             continue
         stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-5)
         cv2.setRNGSeed(0)
-        _, _, some = cv2.kmeans(own, count, np.empty((0, 1), np.int32), stop, 3, cv2.KMEANS_PP_CENTERS)
+        _, _, some = cv2.kmeans(
+            own, count, np.empty((0, 1), np.int32), stop, 3, cv2.KMEANS_PP_CENTERS
+        )
         centres.append(some)
     means = np.concatenate(centres)
     unit = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    # Rounded as the manifest stores them, so that figures are of the very numbers that the bin will use.
+    # Rounded as the manifest stores them, so that figures are of the very numbers that the bin will
+    # use.
     return EmbeddingStats(unit.astype(np.float16).astype(np.float32))
 
 
 def _lowest_confidence(confidence_n: Floats, correct_n: NDArray[np.bool_]) -> float:
-    if len(confidence_n) < MIN_PICTURES:
+    if len(confidence_n) < MIN_IMAGES:
         return TARGET_PRECISION
     order = np.argsort(-confidence_n, kind="stable")
     precision = np.cumsum(correct_n[order]) / np.arange(1, len(order) + 1)
     good = np.flatnonzero(precision >= TARGET_PRECISION)
-    # Rounded down: the picture itself must pass.
-    return math.floor(1e5 * float(confidence_n[order][good[-1]])) / 1e5 if len(good) else TARGET_PRECISION
+    # Rounded down: the image itself must pass.
+    return (
+        math.floor(1e5 * float(confidence_n[order][good[-1]])) / 1e5
+        if len(good)
+        else TARGET_PRECISION
+    )
