@@ -158,7 +158,7 @@ def classify(
 
     An image that cannot be read is a line with its error. Exits with 1 only if none could be read.
     """
-    from edge_runtime.app import classify_paths
+    from edge_runtime.classify_files import classify_paths
 
     read = 0
     for row in classify_paths(paths, _bundle(bundle), threads):

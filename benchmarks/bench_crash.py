@@ -154,11 +154,12 @@ def crash(folder: Path, kills: int, bins: int, seed: int = 0) -> dict[str, Any]:
 def _deliver(hub: Hub, states: list[Path]) -> None:
     """Let a hub that stays up take what is left in the outboxes."""
     from edge_runtime.clock import SystemClock  # noqa: PLC0415
-    from edge_runtime.config import UplinkConfig  # noqa: PLC0415
-    from edge_runtime.uplink import HttpTransport, Uplink  # noqa: PLC0415
+    from edge_runtime.config import HttpUplinkConfig  # noqa: PLC0415
+    from edge_runtime.transports.http import HttpTransport  # noqa: PLC0415
+    from edge_runtime.uplink import Uplink  # noqa: PLC0415
 
     process = hub.start()
-    config = UplinkConfig(url=hub.url, backoff_max_s=0.5)
+    config = HttpUplinkConfig(url=hub.url, backoff_max_s=0.5)
     try:
         for state in states:
             with Outbox(state / "outbox.sqlite", state.name) as outbox:
