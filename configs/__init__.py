@@ -67,7 +67,7 @@ def by_kind(kind_of: Callable[[Any], object], *kinds: str) -> Discriminator:
     return Discriminator(
         kind_of,
         custom_error_type="kind",
-        custom_error_message=f"unknown kind; known: {', '.join(kinds)}",
+        custom_error_message=f"no section of a known kind; known: {', '.join(kinds)}",
     )
 
 

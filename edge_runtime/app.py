@@ -37,6 +37,7 @@ from edge_runtime.view.page import Page
 from edge_runtime.view.server import open_view
 from vision.decision import DecisionKind
 from vision.errors import CameraError
+from vision.events import ItemEvent
 from vision.frames import Camera
 from vision.simulator.world import World
 
@@ -78,9 +79,9 @@ def run(
         camera, world = _camera(config, clock, record)
         opened.callback(camera.close)
         actuator = Actuator(open_lid(config.actuator, tuple(rules.streams), world))
-        opened.callback(actuator.close, rules.fallback)
         parts = _parts(config, camera, actuator, chosen.classifier, rules, clock)
         pipeline = Pipeline(parts, timing)
+        opened.callback(pipeline.close)
         hazard = Hazard(config.state, actuator, timing)
         view = open_view(config.view, opened, problems)
         settings = Reload(config, pipeline, delivery, chosen, problems, asked, reload)
@@ -89,13 +90,17 @@ def run(
         services += [Reference(pipeline, config.state, timing), report]
         services += [Page(view, pipeline, report)] if view else []
         runner = Runner(services, faults)
+        if view:
+            view.show(pipeline.snapshot, report.current())
         log.info("bin %s: %s, rule book %s", config.bin_id, chosen.reason, rules.id)
         host.notify("READY=1")
         loop = Loop(pipeline, delivery, hazard, runner, timing)
-        loop.run(stop)
-        loop.drain(stop, drain_s)
-        host.notify("STOPPING=1")
-        runner.attempt("the last health", lambda: report.step(clock.now().monotonic_ms))
+        try:
+            loop.run(stop)
+            loop.drain(stop, drain_s)
+        finally:
+            host.notify("STOPPING=1")
+            runner.attempt("the last health", lambda: report.step(clock.now().monotonic_ms))
     if world and world.missed:
         log.warning(
             "%d items lay there unnoticed, or are unreadable; see truth.jsonl", world.missed
@@ -133,11 +138,13 @@ class Loop:
         while not (stop.is_set() or self._ended):
             good = self._runner.attempt("the bin's loop", self._serve)
             if not good:
+                self._runner.attempt("the bin's loop", self._finish)
                 self._runner.attempt("the bin's loop", self._pipeline.open_if_long_blind)
             if self._no_frame or not good:
                 stop.wait(self._timing.retry_s)
             if not self._pipeline.busy:  # nothing slow while a person waits
                 self._run_services()
+        self._runner.attempt("the bin's loop", self._finish)
 
     def drain(self, stop: threading.Event, drain_s: float) -> None:
         """Wait for the hub to take what is left, `drain_s` seconds at most."""
@@ -160,6 +167,13 @@ class Loop:
         else:
             self._ended = frame is None
             event = self._pipeline.step(frame) if frame else self._pipeline.finish()
+        self._store(event)
+
+    def _finish(self) -> None:
+        """Serve an item that waits for a frame which will not come."""
+        self._store(self._pipeline.finish())
+
+    def _store(self, event: ItemEvent | None) -> None:
         if event is None:
             return
         self._delivery.append(event)

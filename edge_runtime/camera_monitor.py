@@ -1,6 +1,6 @@
 """Does the camera see? Frozen, black, white, blurred: said in words, and kept from the trigger.
 
-It checks images, not items. A camera that sends nothing at all is reported by `capture`.
+It checks images, not items. A camera that sends nothing at all is noticed by `cameras/live.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WHITE = 249.0
 LASTS_MS = 2000.0
 # Less than this share of the sharpness that the lens had at its best is blurred.
 BLURRED_SHARE = 0.3
-# A camera that shows nothing for so long is opened restart, each time after twice as long: it may
+# A camera that shows nothing for so long is opened again, each time after twice as long: it may
 # be the camera, or night.
 _RESTART_MS = 60_000.0
 _RESTART_MAX_MS = 960_000.0

@@ -140,7 +140,7 @@ def edge_replay(
         bool, typer.Option("--accept", help="Make what comes out the reference.")
     ] = False,
 ) -> None:
-    """Run a bin on recorded recordings and compare its events with their references.
+    """Run a bin on recordings and compare its events with their references.
 
     Exit with 1 if any differs.
     """

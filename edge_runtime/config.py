@@ -231,15 +231,8 @@ class OutboxConfig(StrictModel):
     max_bytes: int = Field(default=64 * 1024 * 1024, ge=256 * 1024)
 
 
-class NoUplinkConfig(StrictModel):
-    """No way to the hub: everything stays in the outbox."""
-
-    kind: Literal["none"] = "none"
-    url: None = None
-
-
 class _UplinkConfig(StrictModel):
-    """What both ways to the hub have.
+    """What every way to the hub has.
 
     Attributes:
         token: bearer token, if the hub asks for one.
@@ -257,6 +250,13 @@ class _UplinkConfig(StrictModel):
     interval_s: float = Field(default=1.0, gt=0)
     timeout_s: float = Field(default=10.0, gt=0)
     backoff_max_s: float = Field(default=300.0, gt=0)
+
+
+class NoUplinkConfig(_UplinkConfig):
+    """No way to the hub: everything stays in the outbox. The other keys may stand and wait."""
+
+    kind: Literal["none"] = "none"
+    url: None = None
 
 
 class HttpUplinkConfig(_UplinkConfig):

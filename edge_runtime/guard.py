@@ -1,4 +1,4 @@
-"""The one `except Exception` of the bin: people wait before it, whatever a library throws."""
+"""The one `except Exception` of the bin that goes on: people wait, whatever a library throws."""
 
 from __future__ import annotations
 

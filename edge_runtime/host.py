@@ -1,4 +1,4 @@
-"""The board under the bin: temperature, throttling, memory, what its processor can.
+"""The computer that the bin runs on: temperature, throttling, memory, what its processor can.
 
 Linux tells it in small files.
 

@@ -147,6 +147,10 @@ class Pipeline:
         self._blind_openings += 1
         return True
 
+    def close(self) -> None:
+        """Leave the lid in its safe state, as the rule book of now has it, and let go of it."""
+        self.parts.actuator.close(self.parts.rules.fallback)
+
     def status(self) -> PipelineStatus:
         """Return what the health file says of the pipeline."""
         return PipelineStatus(

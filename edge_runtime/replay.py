@@ -1,4 +1,4 @@
-"""A recorded recording in, events out, compared with the reference that was once accepted.
+"""A recording in, events out, compared with the reference that was once accepted.
 
 What a change of trigger, model or rules does to real sequences is seen before a bin sees it.
 `binsight edge run --record RECORDING` makes the recording; the reference lies beside it, as

@@ -73,7 +73,7 @@ class Trigger:
     """Watches frames and says when one shows an item at rest.
 
     Args:
-        config: thresholds; may be replaced while running.
+        config: thresholds; `with_config` gives a trigger with others.
         reference: image of the empty chute from before a restart, HEIGHT_PX x WIDTH_PX x 3, uint8;
             without one the first still frames are taken for the empty chute.
 

@@ -48,6 +48,7 @@ class Hazard:
         self._to_note = ""
         self._alarm_failed = ""
         self._alarm_due_ms = 0.0
+        self._note_due_ms = 0.0
         self._pause_ms = timing.alarm_retry_ms
         self._reason = remembered_hazard(state)
         if self._reason:
@@ -77,16 +78,19 @@ class Hazard:
     def step(self, now_ms: float) -> None:
         """Give an alarm again that failed, note again what the disk did not take.
 
-        The pause doubles: a controller that is silent holds up the loop for seconds.
-
-        Raises:
-            OSError: the disk still does not take it.
+        The pause doubles: a controller that is silent holds up the loop for seconds. The disk is
+        tried apart from it: one that is full must not delay the alarm.
         """
         if self._alarm_failed and now_ms >= self._alarm_due_ms:
             self._give_alarm()
             self._alarm_due_ms = now_ms + self._pause_ms
             self._pause_ms = min(2 * self._pause_ms, self._timing.alarm_retry_max_ms)
-        self._note()
+        if now_ms >= self._note_due_ms:
+            self._note_due_ms = now_ms + self._timing.disk_retry_ms
+            try:
+                self._note()
+            except OSError as error:
+                log.error("hazard: %s", error)
 
     def status(self) -> HazardStatus:
         """Return what the health file says of hazards."""

@@ -50,11 +50,11 @@ class Reference:
         reference = parts.trigger.reference
         if reference is None:
             return
-        self._due_ms = now_ms + self._every_ms
         temporary = self._state / "empty.tmp.png"
         if cv2.imwrite(str(temporary), reference):
             temporary.replace(self._state / _NAME)
         parts.monitor.remember()
+        self._due_ms = now_ms + self._every_ms
 
 
 def read_reference(state: Path) -> Pixels | None:

@@ -88,7 +88,8 @@ class Reload:
         if set(rules.streams) != set(parts.rules.streams):
             raise ConfigError("rules: the new book has other streams than the lid; restart the bin")
         chosen = self._chosen
-        if (new.bundle, new.threads) != (old.bundle, old.threads):
+        # A form that was damaged may have been repaired.
+        if (new.bundle, new.threads) != (old.bundle, old.threads) or chosen.refused:
             chosen = choose(new.bundle, new.threads, new.state)
         if self._delivery.wants_uplink(new.uplink):
             self._delivery.use_uplink(new.uplink, self._delivery.open_uplink(new.uplink))

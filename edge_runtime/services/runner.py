@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 _PAUSE_MS = 500.0
 _PAUSE_MAX_MS = 60_000.0
+# A disk that takes nothing is tried again so often: it may take something any time.
+_DISK_PAUSE_MS = 5_000.0
 
 
 class Service(Protocol):
@@ -73,9 +75,13 @@ class Runner:
                 entry.pause_ms = _PAUSE_MS
                 entry.problem = ""
                 continue
+            self._count(type(entry.service).__name__, error, entry.problem)
+            entry.problem = str(error)
+            if isinstance(error, OSError):
+                entry.due_ms = now_ms + max(entry.service.period_ms, _DISK_PAUSE_MS)
+                continue
             entry.due_ms = now_ms + max(entry.service.period_ms, entry.pause_ms)
             entry.pause_ms = min(2 * entry.pause_ms, _PAUSE_MAX_MS)
-            self._count(entry, error)
 
     def hurry(self) -> None:
         """Make every service due."""
@@ -86,16 +92,12 @@ class Runner:
         """Run what is no service in the same way; return whether it went well."""
         error = failure_of(step)
         if error is not None:
-            self._faults.count += 1
-            log.error("fault in %s", name, exc_info=error)
+            self._count(name, error, "")
         return error is None
 
-    def _count(self, entry: _Entry, error: Exception) -> None:
-        name = type(entry.service).__name__
-        if isinstance(error, OSError):
-            if str(error) != entry.problem:
-                log.error("%s: %s", name, error)
-        else:
+    def _count(self, name: str, error: Exception, before: str) -> None:
+        if not isinstance(error, OSError):
             self._faults.count += 1
             log.error("fault in %s", name, exc_info=error)
-        entry.problem = str(error)
+        elif str(error) != before:
+            log.error("%s: %s", name, error)

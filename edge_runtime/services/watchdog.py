@@ -8,7 +8,7 @@ from edge_runtime.pipeline import Pipeline
 
 
 class Watchdog:
-    """Notifies systemd while the camera's driver comes back.
+    """Notifies systemd, unless the camera's driver hangs.
 
     A driver that never comes back from a read cannot be helped from here: systemd starts the
     process again.

@@ -32,10 +32,14 @@ def test_file_and_overrides_are_read_and_overrides_win(tmp_path: Path) -> None:
     [
         ("camra: {}\n", r"bin\.yaml: camra: unknown key; known here: bin_id, state, .*camera"),
         ("camera: {kidn: file}\n", r"camera\.kidn: unknown key; known here: .*kind, labels"),
-        ("camera: {kind: film}\n", r"camera: unknown kind; known: device, url, picamera"),
+        (
+            "camera: {kind: film}\n",
+            r"camera: no section of a known kind; known: device, url, picamera",
+        ),
         ("camera: {kind: device, fps: 3}\n", r"camera\.fps: unknown key; known here: .*source"),
         ("actuator: {kind: gpio, baud: 9}\n", r"actuator\.baud: unknown key; .*pins"),
-        ("uplink: {token: abc}\n", r"uplink\.token: unknown key; known here: kind, url"),
+        ("camera: device\n", r"camera: no section of a known kind; known: device, url"),
+        ("uplink: {topic: abc}\n", r"uplink\.topic: unknown key; known here: token"),
         ("camera: {fps: fast}\n", r"camera\.fps: Input should be a valid number"),
         ("camera: {fps: -1}\n", r"camera\.fps: .*greater than or equal to 0"),
         ("- a\n", "expected keys and values"),
@@ -141,6 +145,12 @@ def test_numbers_truth_values_and_nothing_are_read_where_the_model_asks_for_them
 
     for text, value in (("auto", "auto"), ("true", True), ("no", False)):
         assert load(TrainConfig, None, [f"recipe.bf16={text}"]).recipe.bf16 == value
+
+
+def test_an_uplink_is_switched_off_whatever_stands_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "bin.yaml").write_text("uplink: {url: http://hub, token: abc}\n")
+    config = load(EdgeConfig, tmp_path / "bin.yaml", ["uplink.url=null"])
+    assert config.uplink.kind == "none"
 
 
 def test_missing_file_and_bad_overrides_are_errors(tmp_path: Path) -> None:

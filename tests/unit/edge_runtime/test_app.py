@@ -24,11 +24,14 @@ from small_bundle import small_bundle
 from configs import load
 from edge_runtime import check, host, replay
 from edge_runtime.app import run
+from edge_runtime.bin import Timing
 from edge_runtime.choose import choose
 from edge_runtime.config import SHIPPED_BUNDLES, EdgeConfig
+from edge_runtime.delivery import Delivery
 from edge_runtime.outbox import Outbox
 from edge_runtime.services.health import days_left
 from vision.errors import ConfigError, StorageError
+from vision.events import ItemEvent
 from vision.simulator.world import read_ledger
 
 ROOT = Path(__file__).parents[3]
@@ -75,6 +78,38 @@ def test_an_unreadable_photograph_is_left_out_of_the_count_and_named(
     truth = read_ledger(tmp_path / "state" / "truth.jsonl")
     assert (health.items, health.faults) == (23, 0)
     assert [sum(line.what == what for line in truth) for what in ("cleared", "missed")] == [23, 1]
+
+
+def test_a_bin_serves_on_a_read_only_disk_though_its_outbox_is_damaged(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    (small_disk / "outbox.sqlite").write_bytes(b"damaged" * 1000)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    health = run(_config(tmp_path, "camera.kind=file", f"camera.source={RECORDING}", camera="file"))
+    assert (health.items, health.unrecorded, health.faults) == (6, 0, 0)
+    assert "held in memory" in health.storage
+
+
+def test_a_bin_serves_while_its_disk_is_full_and_afterwards(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(tmp_path, "camera.kind=file", f"camera.source={RECORDING}", camera="file")
+    served: list[bool] = []
+    append = Delivery.append
+
+    def watched(delivery: Delivery, event: ItemEvent) -> None:
+        append(delivery, event)
+        served.append(delivery.in_memory)
+        if len(served) == 2:
+            filler = ["dd", "if=/dev/zero", f"of={small_disk / 'filler'}"]
+            subprocess.run(filler, check=False, capture_output=True)
+        elif len(served) == 4:
+            (small_disk / "filler").unlink()
+
+    monkeypatch.setattr(Delivery, "append", watched)
+    health = run(config, timing=Timing(disk_retry_ms=0.0, health_ms=0.0))
+    assert served == [False, False, True, True, False, False]
+    assert (health.items, health.unrecorded, health.faults, health.storage) == (6, 0, 0, "")
 
 
 class _Bin:

@@ -114,7 +114,7 @@ def test_a_bin_with_a_read_only_disk_and_a_damaged_outbox_holds_events_in_memory
 
 
 @pytest.mark.parametrize("setting", ["ca=/no/such/ca.pem", "url=mqtts://hub:99999"])
-def test_an_uplink_that_cannot_be_opened_is_said_and_tried_again(
+def test_an_uplink_that_cannot_be_opened_is_an_alarm_and_tried_again(
     tmp_path: Path, clock: ManualClock, make_event: Make, setting: str
 ) -> None:
     config = load(

@@ -72,10 +72,10 @@ class _Bin:
         self.runner = Runner(services, self.faults)
         self.state = tmp_path
 
-    def run(self) -> list[ItemEvent]:
+    def run(self, stop: threading.Event | None = None) -> list[ItemEvent]:
         """Serve until the chute has seen its last item; return the events in the outbox."""
         loop = Loop(self.pipeline, self.delivery, self.hazard, self.runner, TIMING)
-        loop.run(threading.Event())
+        loop.run(stop or threading.Event())
         self.delivery.close()
         with Outbox(self.state / "outbox.sqlite", None) as outbox:
             batch = outbox.peek(100)
@@ -308,7 +308,7 @@ def test_a_bin_that_does_not_see_for_long_empties_its_chute_to_residual_and_says
 
 
 @pytest.mark.parametrize("fault", ["it never rests", "every step fails"])
-def test_a_bin_that_cannot_work_for_long_empties_its_chute_to_residual_and_says_why(
+def test_a_bin_that_cannot_work_for_long_empties_its_chute_to_residual_and_gives_its_reason(
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     bin_ = _Bin(tmp_path, bundle)
@@ -343,3 +343,37 @@ def test_the_snapshot_is_of_the_item_that_was_served(
     assert (snapshot.event.label, snapshot.event.monotonic_ms) == (last.label, last.monotonic_ms)
     assert snapshot.stream_title == bin_.rules.streams["glass"]
     assert snapshot.item is not None
+
+
+@pytest.mark.parametrize("end", ["stopped", "the camera breaks its contract", "the camera ends"])
+def test_an_item_that_waits_for_a_further_frame_is_served_whatever_comes(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    stop = threading.Event()
+    steps: list[bool] = []
+
+    class Watching:
+        period_ms = 0.0
+
+        def step(self, now_ms: float) -> None:
+            steps.append(bin_.pipeline.busy)
+
+    bin_ = _Bin(tmp_path, bundle, services=(Watching(),))
+    bin_.says(monkeypatch, ("paper", 0.4), ("glass", 0.99))
+    read = bin_.camera.read
+
+    def next_frame() -> Frame | None:
+        if not bin_.pipeline.busy:
+            return read() if not bin_.pipeline.status().items else None
+        if end == "stopped":
+            stop.set()
+            raise CameraError("interrupted")
+        if end == "the camera ends":
+            return None
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(bin_.camera, "read", next_frame)
+    events = bin_.run(stop)
+    assert [(event.label, event.frames_used) for event in events] == [("paper", 1)]
+    assert steps
+    assert not any(steps)  # no service runs while a person waits
