@@ -142,7 +142,7 @@ def _live(state: Path, number: int, url: str, kills: int, rng: random.Random) ->
     command += [f"--set={setting}" for setting in settings]
     for _ in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # One life in four ends while the bin starts, whatever the machine; the others while it works.
+        # One life in four ends while the bin starts, on any machine; the others while it works.
         if rng.random() < 0.75:
             _wait_for_an_item(state, process)
         time.sleep(rng.uniform(0.0, 1.5))

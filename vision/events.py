@@ -34,21 +34,30 @@ class ItemEvent:
 
     Attributes:
         wall_utc_ms: wall clock of the bin; worth as much as `clock_synced` says.
-        monotonic_ms, boot_id: order within one start of the bin, whatever the wall clock did.
-        clock_synced: True if the wall clock was known to be set.
+        monotonic_ms: milliseconds since the bin's boot; they order the events of one boot, whatever
+            the wall clock does.
+        boot_id: identity of that boot.
+        clock_synced: true if the wall clock was known to be set.
         model_digest: sha256 of the bundle file.
-        rule_book, rule_book_version: the local law that chose the stream.
-        label, confidence, margin, second_label, unknown_score: see vision.decision.Prediction.
-        decision: a vision.decision.DecisionKind.
+        rule_book: id of the rule book that chose the stream.
+        rule_book_version: its version.
+        label: the most probable label, also where the decision is unsure or unknown.
+        confidence: its calibrated probability, 0..1.
+        margin: confidence minus that of the second label, 0..1.
+        second_label: the second most probable label.
+        unknown_score: distance from the training images, 0 (typical) to 2 (opposite).
+        decision: "known", "unsure", "unknown", "hazard" or "fault".
         stream: where the item went: the rule book's stream, or its fallback where the lid would not
             open.
         reason: the decision's one line.
-        outcome: a vision.events.Outcome: whether the lid moved to where the rule book wanted it.
-        preprocess_ms, inference_ms, total_ms: stage times; total is frame to lid command.
+        outcome: "moved" if the lid moved to where the rule book wanted it, otherwise "fault".
+        preprocess_ms: time to make the network's input of the frames.
+        inference_ms: time in the network.
+        total_ms: time from the frame to the lid command.
         brightness: mean grey level of the frame, 0..255.
         sharpness: variance of the Laplacian of the frame's grey levels; low is blurred.
         frames_used: frames of the item that the prediction was made of.
-        energy_mj: estimate of what the item cost the board, millijoules; 0 where it is not
+        energy_mj: estimate of the energy that the item took, millijoules; 0 where it is not
             estimated.
         lid_fault: "" or what went wrong with the lid.
         extra: fields that this version does not know.
@@ -159,9 +168,9 @@ class Batch:
         bin_id: name that the operator gave the bin.
         dropped: events this outbox had to drop in its whole life because it was full.
         events: (seq, event), seq strictly rising from 1 on in the life of the outbox.
-        sent_monotonic_ms, sent_boot_id: the bin's own clock when it sent this batch; the hub uses
-            it to date the events of a bin whose wall clock was never set. A bin that does not send
-            it gives -1 and "".
+        sent_monotonic_ms: the bin's monotonic clock when it sent this batch; with it the hub dates
+            the events of a bin whose wall clock was never set. -1 if the bin does not send it.
+        sent_boot_id: the boot in which the batch was sent; "" if the bin does not send it.
     """
 
     outbox_id: str

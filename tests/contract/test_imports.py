@@ -44,7 +44,7 @@ print(len(names))
     assert int(_python("import importlib\n" + code)) >= 15
 
 
-def test_the_front_door_opens_without_any_program_behind_it() -> None:
+def test_the_command_line_starts_without_any_program_behind_it() -> None:
     assert _loaded("binsight", "torch", "ray", "onnxruntime", "fastapi", "cv2", "numpy") == "[]"
 
 
