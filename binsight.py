@@ -85,7 +85,7 @@ Predictions = Annotated[
 
 
 @app.command()
-def evaluate(  # noqa: PLR0913  options of a command
+def evaluate(
     data: Data = None,
     index: Index = None,
     outliers: Outliers = None,
@@ -179,7 +179,7 @@ def classify(
 
     An image that cannot be read is a line with its error. Exits with 1 only if none could be read.
     """
-    from edge_runtime.app import classify_paths
+    from edge_runtime.classify_files import classify_paths
 
     read = 0
     for row in classify_paths(paths, _bundle(bundle), threads):
@@ -240,7 +240,7 @@ def simulate(
 
 
 @app.command()
-def demo(  # noqa: PLR0913  options of a command
+def demo(
     data: Annotated[
         Path | None,
         typer.Option(

@@ -20,9 +20,10 @@ import duckdb
 
 from cluster.lake import Lake
 from edge_runtime.clock import SystemClock
-from edge_runtime.config import UplinkConfig
+from edge_runtime.config import HttpUplinkConfig
 from edge_runtime.outbox import Outbox
-from edge_runtime.uplink import HttpTransport, Uplink
+from edge_runtime.transports.http import HttpTransport
+from edge_runtime.uplink import Uplink
 from vision.simulator.world import read_ledger
 
 KILLS = 500
@@ -166,7 +167,7 @@ def _wait_for_an_item(state: Path, process: subprocess.Popen[bytes]) -> None:
 def _deliver(hub: Hub, states: list[Path]) -> None:
     """Let a hub that stays up take what is left in the outboxes."""
     process = hub.start()
-    config = UplinkConfig(url=hub.url, backoff_max_s=0.5)
+    config = HttpUplinkConfig(url=hub.url, backoff_max_s=0.5)
     try:
         for state in states:
             with Outbox(state / "outbox.sqlite", state.name) as outbox:

@@ -16,9 +16,10 @@ import duckdb
 from cluster.ingest import Ingest
 from cluster.lake import Lake
 from edge_runtime.clock import Instant
-from edge_runtime.config import OutboxConfig, UplinkConfig
+from edge_runtime.config import HttpUplinkConfig, OutboxConfig
 from edge_runtime.outbox import Outbox
-from edge_runtime.uplink import Answer, Uplink
+from edge_runtime.transports.transport import Answer
+from edge_runtime.uplink import Uplink
 from vision.errors import UplinkError
 from vision.events import ItemEvent
 from vision.wire import decode_batch, encode_receipt
@@ -69,7 +70,9 @@ def offline(folder: Path, max_bytes: int, days: int = DAYS) -> dict[str, Any]:
     largest = 0
     true: dict[int, int] = {}
     with Outbox(folder / "outbox.sqlite", "bin", max_bytes) as outbox:
-        uplink = Uplink(outbox, network, UplinkConfig(url="http://hub", batch_events=1000), month)
+        uplink = Uplink(
+            outbox, network, HttpUplinkConfig(url="http://hub", batch_events=1000), month
+        )
         started = time.perf_counter()
         for day in range(days):
             # Set right; ten years back; ten years ahead; no clock at all.

@@ -14,17 +14,18 @@ import cv2
 import numpy as np
 
 from edge_runtime import host
-from edge_runtime.actuate import Actuator
+from edge_runtime.bin import Parts
 from edge_runtime.camera_monitor import CameraMonitor
 from edge_runtime.classify import Classifier
 from edge_runtime.clock import SystemClock
-from edge_runtime.config import INT8_BUNDLE, EdgeConfig, UplinkConfig
-from edge_runtime.health import Health
+from edge_runtime.config import INT8_BUNDLE, EdgeConfig, HttpUplinkConfig
+from edge_runtime.lids.actuator import Actuator
 from edge_runtime.outbox import Outbox
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
+from edge_runtime.transports.transport import Answer
 from edge_runtime.trigger import Trigger
-from edge_runtime.uplink import Answer, Uplink
+from edge_runtime.uplink import Uplink
 from vision.events import Receipt
 from vision.frames import Frame
 from vision.simulator.scene import expose, place_item, random_chute
@@ -52,7 +53,7 @@ class Recording:
         self._since = -6  # the trigger learns the empty chute first
         self._clock = SystemClock()
 
-    def read(self) -> Frame | None:
+    def read(self) -> Frame:
         """Return the next image; no two in a row are the same."""
         self._frame += 1
         self._since += 1
@@ -69,6 +70,11 @@ class Recording:
 
     def reach(self) -> None:
         """Do nothing: there is no device to reach."""
+
+    @property
+    def hung(self) -> bool:
+        """Never."""
+        return False
 
     def restart(self) -> None:
         """Do nothing: there is no device to restart."""
@@ -96,43 +102,48 @@ def measure() -> Iterator[dict[str, Any]]:
     recording = Recording()
     clock = SystemClock()
     rules = load_rules(config.rules)
-    health = Health("soak")
+    items = 0
     with (
         tempfile.TemporaryDirectory() as folder,
         Outbox(Path(folder) / "o.sqlite", "soak") as outbox,
     ):
-        uplink = Uplink(outbox, Taking(), UplinkConfig(url="http://hub", interval_s=0.05), clock)
+        uplink = Uplink(
+            outbox, Taking(), HttpUplinkConfig(url="http://hub", interval_s=0.05), clock
+        )
         uplink.start()
         # Here an item lies still at once.
         trigger = Trigger(
             config.trigger.model_copy(update={"settled_frames": 1, "border_frames": 1})
         )
-        pipeline = Pipeline(
-            recording,
-            CameraMonitor(3.0),
-            trigger,
-            Classifier(INT8_BUNDLE, 1),
-            rules,
-            Actuator(recording, rules.fallback),
-            outbox,
-            clock,
-            health,
+        parts = Parts(
+            camera=recording,
+            monitor=CameraMonitor(3.0),
+            trigger=trigger,
+            classifier=Classifier(INT8_BUNDLE, 1),
+            rules=rules,
+            actuator=Actuator(recording),
+            clock=SystemClock(),
             max_frames_per_item=1,
         )
+        pipeline = Pipeline(parts)
         first = 0.0
         started = time.perf_counter()
         for report in range(1, REPORTS + 1):
-            while health.items < ITEMS * report // REPORTS:
-                pipeline.step()
-                if not first and health.items >= WARM_UP:
+            while items < ITEMS * report // REPORTS:
+                event = pipeline.step(recording.read())
+                if event is None:
+                    continue
+                outbox.append(event)
+                items += 1
+                if not first and items >= WARM_UP:
                     first = host.resident_mb()
             now = host.resident_mb()
             yield {
-                "items": health.items,
+                "items": items,
                 "resident_mb": now,
                 "grown_mb": round(now - first, 2),
-                "faults": health.faults,
-                "items_per_s": round(health.items / (time.perf_counter() - started)),
+                "faults": pipeline.status().faults,
+                "items_per_s": round(items / (time.perf_counter() - started)),
                 "waiting": outbox.depth(),
                 "threads": threading.active_count(),
             }

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from vision.errors import ConfigError
@@ -53,6 +53,34 @@ def _on_one_line(text: str) -> str:
 Token = Annotated[str, AfterValidator(_in_a_header)]
 Topic = Annotated[str, AfterValidator(_as_a_topic)]
 Name = Annotated[str, AfterValidator(_on_one_line)]
+
+
+def by_kind(kind_of: Callable[[Any], object], *kinds: str) -> Discriminator:
+    """Return what chooses the model of a section that may be of several kinds.
+
+    Annotate a union with it, each member with its `Tag`. A key that belongs to another kind is then
+    an error.
+
+    Args:
+        kind_of: takes what stands in the file, or a model, and returns the kind.
+        kinds: those that there are, for the message.
+    """
+    return Discriminator(
+        kind_of,
+        custom_error_type="kind",
+        custom_error_message=f"unknown kind; known: {', '.join(kinds)}",
+    )
+
+
+def kind_or(default: str) -> Callable[[Any], object]:
+    """Return a function that reads the key `kind` of a section; where there is none, `default`."""
+
+    def kind_of(section: Any) -> object:  # noqa: ANN401  whatever stands in a file
+        if isinstance(section, Mapping):
+            return section.get("kind", default)
+        return getattr(section, "kind", None)
+
+    return kind_of
 
 
 _NULL = "tag:yaml.org,2002:null"
@@ -165,7 +193,7 @@ def _validated(model: type[M], document: dict[str, Any], source: str) -> M:
         return model.model_validate(document)
     except ValidationError as error:
         reasons = [
-            f"{'.'.join(map(str, e['loc'])) or '(top)'}: {_reason(e, model)}"
+            f"{'.'.join(_walk(model, e['loc'])[0]) or '(top)'}: {_reason(e, model)}"
             for e in error.errors()
         ]
         raise ConfigError(f"{source}: " + "; ".join(reasons)) from error
@@ -184,15 +212,41 @@ def _put(document: dict[str, Any], key: str, value: object) -> None:
 def _reason(error: ErrorDetails, model: type[BaseModel]) -> str:
     if error["type"] != "extra_forbidden":
         return str(error["msg"])
-    known = _fields_at(model, error["loc"][:-1])
+    _, below = _walk(model, error["loc"][:-1])
+    known = list(below.model_fields) if below else []
     return "unknown key" + (f"; known here: {', '.join(known)}" if known else "")
 
 
-def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    for part in loc:
-        field = model.model_fields.get(str(part))
+def _walk(
+    model: type[BaseModel], loc: tuple[int | str, ...]
+) -> tuple[list[str], type[BaseModel] | None]:
+    """Return the key path that an error's place has in the file, and the model found there.
+
+    Where a section may be of several kinds, pydantic puts the kind into the place; the file has no
+    such key.
+    """
+    path: list[str] = []
+    here: type[BaseModel] | None = model
+    kinds: dict[str, type[BaseModel]] = {}
+    for part in map(str, loc):
+        if part in kinds:
+            here = kinds[part]
+            kinds = {}
+            continue
+        path.append(part)
+        field = here.model_fields.get(part) if here else None
+        kinds = _kinds(field.annotation, field.metadata) if field else {}
         inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        model = inner
-    return list(model.model_fields)
+        here = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+    return path, here
+
+
+def _kinds(annotation: object, metadata: Iterable[object]) -> dict[str, type[BaseModel]]:
+    """Return tag -> model of a section that may be of several kinds; empty for any other."""
+    if not any(isinstance(m, Discriminator) for m in metadata):
+        return {}
+    tagged: dict[str, type[BaseModel]] = {}
+    for member in get_args(annotation):
+        inner, *marks = get_args(member)
+        tagged |= {mark.tag: inner for mark in marks if isinstance(mark, Tag)}
+    return tagged

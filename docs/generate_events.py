@@ -34,7 +34,7 @@ compressed with zlib. Over HTTP and over MQTT 5 they are the same (`vision/wire.
 - A field that this version does not know is kept and passed on; in the lake it is JSON text in
   `extra`.
 - A required field that is missing or of another type refuses the whole batch, with the reason.
-- An integer is of 64 bits, a number is finite, a text has at most {MAX_TEXT_BYTES:,} bytes of UTF-8.
+- An integer has 64 bits, a number is finite, a text has at most {MAX_TEXT_BYTES:,} bytes of UTF-8.
 - No image is ever in an event."""
 
 BATCH = f"""A batch holds 1 to {MAX_BATCH_EVENTS:,} events, at most {MAX_BODY_BYTES // 2**20} MiB as
@@ -62,7 +62,7 @@ def page() -> str:
     """Return the page as Markdown."""
     parts = [
         HEAD,
-        "## Event (`ItemEvent`)\n\nOne item that a bin handled; each field is one column of the lake.",
+        "## Event (`ItemEvent`)\n\nOne item that a bin handled; a field is a column of the lake.",
         _table(ItemEvent),
         f"## Batch (`Batch`)\n\n{BATCH}",
         _table(Batch),

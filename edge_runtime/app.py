@@ -1,40 +1,44 @@
-"""Puts a bin together from its configuration and runs it.
-
-And classifies images with the same classifier.
-"""
+"""The whole bin on one screen: open the parts, list the services, loop, close."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
-import logging.handlers
-import signal
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
 
 import cv2
 
 from edge_runtime import host
-from edge_runtime.actuate import Actuator, open_lid
+from edge_runtime.bin import Parts, Timing
 from edge_runtime.camera_monitor import CameraMonitor
-from edge_runtime.capture import Recorder, open_camera
-from edge_runtime.choose import Chosen, choose
-from edge_runtime.clock import SystemClock
-from edge_runtime.config import SHIPPED_BUNDLES, EdgeConfig
-from edge_runtime.health import Health, remembered_hazard
-from edge_runtime.keeper import Keeper
-from edge_runtime.outbox import open_outbox
+from edge_runtime.cameras.factory import open_camera
+from edge_runtime.cameras.recorder import Recorder
+from edge_runtime.classify import Classifier
+from edge_runtime.clock import Clock, SystemClock
+from edge_runtime.config import EdgeConfig
+from edge_runtime.delivery import Connect, Delivery
+from edge_runtime.guard import Faults
+from edge_runtime.lids.actuator import Actuator
+from edge_runtime.lids.factory import open_lid
 from edge_runtime.pipeline import Pipeline
-from edge_runtime.rules import load_rules
+from edge_runtime.rules import RuleBook, load_rules
+from edge_runtime.services.hazard import Hazard
+from edge_runtime.services.health import Health, HealthReport
+from edge_runtime.services.reference import Reference, read_reference
+from edge_runtime.services.reload import Reload
+from edge_runtime.services.runner import Runner, Service
+from edge_runtime.services.watchdog import Watchdog
+from edge_runtime.start import choose_bundle, claim_state, listen_to_signals, log_to_file
+from edge_runtime.transports.factory import open_transport
 from edge_runtime.trigger import Trigger
-from edge_runtime.view import View
-from vision.datasets import read_image, scan, shown
-from vision.errors import BinsightError, BundleError, ConfigError, ImageError, StorageError
-from vision.frames import Pixels
+from edge_runtime.view.page import Page
+from edge_runtime.view.server import open_view
+from vision.decision import DecisionKind
+from vision.errors import CameraError
+from vision.frames import Camera
+from vision.simulator.world import World
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +48,8 @@ def run(
     drain_s: float = 30.0,
     reload: Callable[[], EdgeConfig] | None = None,
     record: Path | None = None,
+    timing: Timing = Timing(),
+    connect: Connect = open_transport,
 ) -> Health:
     """Run a bin until its camera ends or it gets SIGTERM or SIGINT; return its last health.
 
@@ -51,226 +57,150 @@ def run(
         config: the bin.
         drain_s: after the camera has ended, how long to wait for the hub to take what is left.
         reload: reads the settings again, at SIGHUP; None ignores it.
-        record: recording of what the camera sees, to be replayed.
+        record: file for a recording of what the camera sees, to be replayed.
+        timing: periods and pauses.
+        connect: opens the way to the hub.
 
     Raises:
         BinsightError: the bin cannot start; the message says why.
     """
-    stop = threading.Event()
-    reload_asked = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        signal.signal(signal.SIGHUP, lambda *_: reload_asked.set())
+    stop, asked = listen_to_signals()
     rules = load_rules(config.rules)
-    cv2.setNumThreads(
-        1
-    )  # images are small: threads cost more than they bring, and they are onnxruntime's
-    claimed = _claim(config.state)
-    chosen, refused = _chosen(config)
-    host.give_memory_back()
-    classifier = chosen.classifier
+    cv2.setNumThreads(1)  # images are small: threads cost more than they bring
     clock = SystemClock()
-    health = Health(config.bin_id, model=classifier.manifest.model_id, bundle=chosen.reason)
-    try:
-        _log_to_file(config)
-    except OSError as error:
-        health.settings = f"log.path: {config.log.path} cannot be written ({error.strerror}); no log is kept there"
-        log.error("%s", health.settings)
-    if refused:
-        health.settings = refused
-        log.error("%s", refused)
-        config = config.model_copy(
-            update={"bundle": SHIPPED_BUNDLES}
-        )  # so that a reload tries the other again
+    faults = Faults()
+    with ExitStack() as opened:
+        claim_state(config.state, opened)
+        chosen, config, problems = choose_bundle(config)
+        problems += log_to_file(config)
+        delivery = Delivery(config, clock, timing, connect)
+        opened.callback(delivery.close)
+        camera, world = _camera(config, clock, record)
+        opened.callback(camera.close)
+        actuator = Actuator(open_lid(config.actuator, tuple(rules.streams), world))
+        opened.callback(actuator.close, rules.fallback)
+        parts = _parts(config, camera, actuator, chosen.classifier, rules, clock)
+        pipeline = Pipeline(parts, timing)
+        hazard = Hazard(config.state, actuator, timing)
+        view = open_view(config.view, opened, problems)
+        settings = Reload(config, pipeline, delivery, chosen, problems, asked, reload)
+        report = HealthReport(config, pipeline, delivery, hazard, settings, faults, timing)
+        services: list[Service] = [Watchdog(pipeline, timing), settings, delivery, hazard]
+        services += [Reference(pipeline, config.state, timing), report]
+        services += [Page(view, pipeline, report)] if view else []
+        runner = Runner(services, faults)
+        log.info("bin %s: %s, rule book %s", config.bin_id, chosen.reason, rules.id)
+        host.notify("READY=1")
+        loop = Loop(pipeline, delivery, hazard, runner, timing)
+        loop.run(stop)
+        loop.drain(stop, drain_s)
+        host.notify("STOPPING=1")
+        runner.attempt("the last health", lambda: report.step(clock.now().monotonic_ms))
+    if world and world.missed:
+        log.warning(
+            "%d items lay there unnoticed, or are unreadable; see truth.jsonl", world.missed
+        )
+    return report.current()
+
+
+class Loop:
+    """One frame after the other; between frames, the services.
+
+    Args:
+        pipeline, delivery, hazard: what an item passes.
+        runner: of the services.
+        timing: pause after a frame that could not be had or served.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        delivery: Delivery,
+        hazard: Hazard,
+        runner: Runner,
+        timing: Timing,
+    ) -> None:
+        self._pipeline = pipeline
+        self._delivery = delivery
+        self._hazard = hazard
+        self._runner = runner
+        self._timing = timing
+        self._ended = False
+        self._no_frame = False
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until the camera ends or `stop` is set; a fault is counted and the bin goes on."""
+        while not (stop.is_set() or self._ended):
+            good = self._runner.attempt("the bin's loop", self._serve)
+            if not good:
+                self._runner.attempt("the bin's loop", self._pipeline.open_if_long_blind)
+            if self._no_frame or not good:
+                stop.wait(self._timing.retry_s)
+            if not self._pipeline.busy:  # nothing slow while a person waits
+                self._run_services()
+
+    def drain(self, stop: threading.Event, drain_s: float) -> None:
+        """Wait for the hub to take what is left, `drain_s` seconds at most."""
+        clock = self._pipeline.parts.clock
+        end_ms = clock.now().monotonic_ms + 1000 * drain_s
+        while self._delivery.connected and self._delivery.depth() and not stop.is_set():
+            if clock.now().monotonic_ms >= end_ms:
+                return
+            stop.wait(0.1)
+            self._run_services()
+
+    def _serve(self) -> None:
+        """Take in one frame, and store the event of the item that was served by it."""
+        self._no_frame = False
+        try:
+            frame = self._pipeline.parts.camera.read()
+        except CameraError as error:
+            self._no_frame = True
+            event = self._pipeline.without_frame(str(error))
+        else:
+            self._ended = frame is None
+            event = self._pipeline.step(frame) if frame else self._pipeline.finish()
+        if event is None:
+            return
+        self._delivery.append(event)
+        if event.decision == DecisionKind.HAZARD:  # stored before the alarm, which may take seconds
+            self._delivery.hurry()
+            self._hazard.report(event.reason)
+            self._runner.hurry()
+
+    def _run_services(self) -> None:
+        self._runner.step(self._pipeline.parts.clock.now().monotonic_ms)
+
+
+def _parts(
+    config: EdgeConfig,
+    camera: Camera,
+    actuator: Actuator,
+    classifier: Classifier,
+    rules: RuleBook,
+    clock: Clock,
+) -> Parts:
+    return Parts(
+        camera=camera,
+        monitor=CameraMonitor(config.camera.stale_after_s, config.state / "lens.json"),
+        trigger=Trigger(config.trigger, read_reference(config.state)),
+        classifier=classifier,
+        rules=rules,
+        actuator=actuator,
+        clock=clock,
+        max_frames_per_item=config.max_frames_per_item,
+        host_power_w=config.host_power_w,
+    )
+
+
+def _camera(config: EdgeConfig, clock: Clock, record: Path | None) -> tuple[Camera, World | None]:
     camera, world = open_camera(config.camera, config.state, clock)
     if record:
-        camera = Recorder(camera, record, config.camera.fps or 10.0)
+        camera = Recorder(camera, record, getattr(config.camera, "fps", 0) or 10.0)
     if world and world.ended:
         log.warning(
             "%s: all items of this camera were shown before; only what waits for the hub is sent. "
             "For new items name another folder with --set state=...",
             config.state / "truth.jsonl",
         )
-    actuator = Actuator(open_lid(config.actuator, tuple(rules.streams), world), rules.fallback)
-    outbox, health.storage = open_outbox(
-        config.state / "outbox.sqlite", config.bin_id, config.outbox.max_bytes
-    )
-    if health.storage:
-        log.error("%s", health.storage)
-    if reason := remembered_hazard(config.state):
-        health.hazard = reason
-        log.warning(
-            "hazard before this start: %s; once it is out: binsight edge hazard-gone", reason
-        )
-    pipeline = Pipeline(
-        camera,
-        CameraMonitor(config.camera.stale_after_s, config.state / "lens.json"),
-        Trigger(config.trigger, _load_reference(config.state)),
-        classifier,
-        rules,
-        actuator,
-        outbox,
-        clock,
-        health,
-        config.max_frames_per_item,
-        config.host_power_w,
-    )
-    if health.hazard:
-        pipeline.give_alarm()
-    keeper = Keeper(config, pipeline, reload_asked, reload)
-    pipeline.every_frame = keeper.keep
-    pipeline.on_hazard = keeper.take_hazard
-    pipeline.without_disk = keeper.without_disk
-    view = _view(config, pipeline)
-    log.info("bin %s: %s (%s), rule book %s", config.bin_id, health.model, chosen.reason, rules.id)
-    host.notify("READY=1")
-    try:
-        pipeline.run(stop)
-        deadline = time.monotonic() + drain_s
-        while (
-            keeper.uplink and keeper.waiting() and time.monotonic() < deadline and not stop.is_set()
-        ):
-            stop.wait(0.1)
-    finally:
-        host.notify("STOPPING=1")
-        camera.close()
-        actuator.close()
-        if view:
-            view.close()
-        try:
-            keeper.write_health()
-        except (BinsightError, OSError) as error:
-            log.error("the last health could not be written: %s", error)
-        keeper.close()
-        if claimed:
-            claimed.close()
-    if world and world.missed:
-        log.warning(
-            "%d items lay in the chute unnoticed or could not be read; see truth.jsonl",
-            world.missed,
-        )
-    return health
-
-
-def classify_paths(
-    paths: Iterable[Path], bundle: Path, threads: int = 2
-) -> Iterator[dict[str, Any]]:
-    """Classify images and folders of images, one row each.
-
-    Yields:
-        path, label, confidence, unknown_score, decision, probabilities; or path and error for what
-        cannot be read.
-
-    Raises:
-        BundleError: the bundle must not be run.
-    """
-    classifier = choose(bundle, threads).classifier
-    for path in paths:
-        images, others = scan(path) if path.is_dir() else ([path], {})
-        if others:
-            log.warning(
-                "%s: left out: %s",
-                shown(path),
-                ", ".join(f"{n} {what}" for what, n in sorted(others.items())),
-            )
-        if not images:
-            yield {"path": str(path), "error": f"{path}: no image in this folder"}
-        for image in images:
-            try:
-                pixels = read_image(image)
-            except ImageError as error:
-                yield {"path": str(image), "error": str(error)}
-                continue
-            result = classifier.classify(pixels)
-            yield {
-                "path": str(image),
-                "label": result.prediction.label,
-                "confidence": result.prediction.confidence,
-                "unknown_score": result.prediction.unknown_score,
-                "decision": result.decision.kind,
-                "probabilities": dict(result.prediction.probabilities),
-            }
-
-
-def _claim(state: Path) -> TextIO | None:
-    """Make the state folder and hold it for this bin alone, until the file that is returned is closed.
-
-    A disk that takes nothing cannot be held, and need not be: the bin serves on and writes nothing
-    there.
-
-    Raises:
-        StorageError: another bin runs on it, or it cannot be made.
-    """
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        file = (state / ".lock").open("w")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise StorageError(
-            f"state: a bin runs on {state} already; to look at it set view.port in its settings, "
-            "or name another folder"
-        ) from error
-    except OSError as error:
-        if state.is_dir() and error.errno in (errno.EROFS, errno.ENOSPC):
-            log.error("state: %s cannot be written (%s)", state, error.strerror)
-            return None
-        raise StorageError(
-            f"state: {state} cannot be written ({error.strerror}); name a folder to write to"
-        ) from error
-    return file
-
-
-def _chosen(config: EdgeConfig) -> tuple[Chosen, str]:
-    """Open the bundle, or what ships in place of a damaged one: a worn card must not close a bin.
-
-    Returns:
-        What runs, and "" or what the bundle that was asked for lacks.
-
-    Raises:
-        BundleError: nothing can be run.
-    """
-    try:
-        chosen = choose(config.bundle, config.threads, config.state)
-    except BundleError as error:
-        if config.bundle == SHIPPED_BUNDLES:
-            raise
-        return choose(
-            SHIPPED_BUNDLES, config.threads, config.state
-        ), f"bundle: {error} What ships is run instead."
-    return chosen, "; ".join(f"bundle: {message}" for message in chosen.refused)
-
-
-def _view(config: EdgeConfig, pipeline: Pipeline) -> View | None:
-    """Serve the page, if it is asked for; that its port is taken must not keep a bin from serving people."""
-    if config.view.port is None:
-        return None
-    try:
-        return View(config.view, pipeline)
-    except ConfigError as error:
-        pipeline.health.settings = str(error)
-        log.error("%s", error)
-        return None
-
-
-def _log_to_file(config: EdgeConfig) -> None:
-    if config.log.path is None:
-        return
-    config.log.path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.handlers.RotatingFileHandler(
-        config.log.path, maxBytes=config.log.max_bytes, backupCount=config.log.files
-    )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger().addHandler(handler)
-
-
-def _load_reference(state: Path) -> Pixels | None:
-    """Return the empty chute from before a restart, so that an item that lay there meanwhile is still seen as one."""
-    path = state / "empty.png"
-    if not path.is_file():
-        return None
-    try:
-        return read_image(path)
-    except ImageError as error:
-        log.warning("%s; learning the empty chute again", error)
-        return None
+    return camera, world

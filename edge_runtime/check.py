@@ -1,6 +1,4 @@
-"""Everything that a technician must know before leaving, in one screen.
-
-It looks, and changes nothing.
+"""Everything that a technician must know before leaving, on one screen. Nothing is changed.
 
 The state folder of a running bin is not opened a second time: what is inside is read from its
 health file.
@@ -15,23 +13,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from edge_runtime import host
-from edge_runtime.actuate import open_lid
 from edge_runtime.camera_monitor import CameraMonitor
-from edge_runtime.capture import open_camera
+from edge_runtime.cameras.factory import open_camera
 from edge_runtime.choose import measure
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import EdgeConfig
-from edge_runtime.health import Health
+from edge_runtime.guard import failure_of
+from edge_runtime.lids.factory import open_lid
 from edge_runtime.rules import load_rules
-from edge_runtime.uplink import open_transport
+from edge_runtime.services.health import Health
+from edge_runtime.transports.factory import open_transport
 from vision.addresses import without_secrets
 from vision.errors import BinsightError, CameraError, StorageError
-from vision.wire import is_refusal
+from vision.wire import KEY_REFUSED, is_refusal
 
-# Looked at the camera for so long: a frozen or covered one shows within it.
+# The camera is watched for so long: a frozen or covered one shows within it.
 CAMERA_S = 4.0
 _SLOW_MS = 500.0
 _SLOW_SYNC_MS = 100.0
@@ -41,9 +41,12 @@ _HOT_C = 80.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: what was looked at, "ok", "warn" or "bad".
+    """One line of the technician's screen.
 
-    And in words what is so and what to do.
+    Attributes:
+        what: was checked.
+        state: "ok", "warn" or "bad".
+        message: what is so, and what to do.
     """
 
     what: str
@@ -51,17 +54,18 @@ class Finding:
     message: str
 
 
-def check(config: EdgeConfig) -> Iterator[Finding]:
+def check(config: EdgeConfig, camera_s: float = CAMERA_S) -> Iterator[Finding]:
     """Look at everything a bin needs, one finding each, as they come.
 
     Args:
         config: of the bin.
+        camera_s: how long the camera is watched.
     """
-    looks: dict[str, Callable[[EdgeConfig], Finding]] = {
+    checks: dict[str, Callable[[EdgeConfig], Finding]] = {
         "rule book": _rules,
         "bundle": _bundle,
         "processor": _processor,
-        "camera": _camera,
+        "camera": partial(_camera, camera_s),
         "lid": _lid,
         "disk": _disk,
         "running bin": _running,
@@ -69,13 +73,19 @@ def check(config: EdgeConfig) -> Iterator[Finding]:
         "hub and key": _hub,
         "temperature": _temperature,
     }
-    for what, look in looks.items():
-        try:
-            yield look(config)
-        except BinsightError as error:
+    for what, find in checks.items():
+        found: list[Finding] = []
+        error = failure_of(partial(_add, found, find, config))
+        if error is None:
+            yield found[0]
+        elif isinstance(error, BinsightError):
             yield Finding(what, "bad", str(error))
-        except Exception as error:  # noqa: BLE001
+        else:
             yield Finding(what, "bad", f"{type(error).__name__}: {error}")
+
+
+def _add(found: list[Finding], find: Callable[[EdgeConfig], Finding], config: EdgeConfig) -> None:
+    found.append(find(config))
 
 
 def _rules(config: EdgeConfig) -> Finding:
@@ -88,17 +98,16 @@ def _rules(config: EdgeConfig) -> Finding:
 def _bundle(config: EdgeConfig) -> Finding:
     tried = measure(config.bundle, config.threads)
     good = sorted((t for t in tried if t.ms is not None), key=lambda t: t.ms or 0.0)
-    message = [f"{t.path.name} gives its expected output in {t.ms:.1f} ms" for t in good] + [
-        t.message for t in tried if t.message
-    ]
+    lines = [f"{t.path.name} gives its expected output in {t.ms:.1f} ms" for t in good]
+    lines += [t.message for t in tried if t.message]
     if not good or good[0].classifier is None or good[0].ms is None:
-        return Finding("bundle", "bad", "; ".join(message))
+        return Finding("bundle", "bad", "; ".join(lines))
     model = good[0].classifier.manifest.model_id
     bad = len(good) < len(tried) or good[0].ms > _SLOW_MS
     return Finding(
         "bundle",
         "warn" if bad else "ok",
-        f"{model}: {'; '.join(message)}; {good[0].path.name} runs, with {config.threads} threads",
+        f"{model}: {'; '.join(lines)}; {good[0].path.name} runs, with {config.threads} threads",
     )
 
 
@@ -111,19 +120,18 @@ def _processor(config: EdgeConfig) -> Finding:
     return Finding("processor", "ok", f"{cores} cores; {host.cpu_name()}")
 
 
-def _camera(config: EdgeConfig) -> Finding:
-    with (
-        tempfile.TemporaryDirectory() as scratch
-    ):  # a simulated camera writes its truth there, not into the bin's
+def _camera(camera_s: float, config: EdgeConfig) -> Finding:
+    # A simulated camera writes its truth into a folder of its own, not into the bin's.
+    with tempfile.TemporaryDirectory() as scratch:
         camera, _ = open_camera(config.camera, Path(scratch), SystemClock())
         try:
-            monitor = CameraMonitor(CAMERA_S / 2)
+            monitor = CameraMonitor(camera_s / 2)
             frames = 0
             size = ""
             fault = ""
-            end_s = time.monotonic() + CAMERA_S
+            end_s = time.monotonic() + camera_s
             while time.monotonic() < end_s and (frame := camera.read()) is not None:
-                frames = frames + 1
+                frames += 1
                 size = f"{frame.pixels_hwc.shape[1]}x{frame.pixels_hwc.shape[0]}"
                 fault = monitor.check(frame, True).fault
         except CameraError as error:
@@ -134,7 +142,9 @@ def _camera(config: EdgeConfig) -> Finding:
         return Finding("camera", "bad", fault)
     state = "warn" if config.camera.kind in ("simulator", "folder", "file") else "ok"
     return Finding(
-        "camera", state, f"{config.camera.kind}: {frames / CAMERA_S:.0f} frames a second, {size}"
+        "camera",
+        state,
+        f"{config.camera.kind}: {frames / max(camera_s, 1e-9):.0f} frames a second, {size}",
     )
 
 
@@ -210,19 +220,19 @@ def _running(config: EdgeConfig) -> Finding:
             "bad",
             f"{path} was cut short; it is written again within seconds of a start",
         )
-    told = [
+    problems = [
         f"{key}: {health[key]}"
         for key in ("camera", "chute", "lid", "settings")
         if health[key] != "ok"
     ]
-    told += [f"uplink: {health['uplink']}"] if health["uplink"] not in ("ok", "off") else []
-    told += [
+    problems += [f"uplink: {health['uplink']}"] if health["uplink"] not in ("ok", "off") else []
+    problems += [
         f"{key}: {health[key]}"
         for key in ("hazard", "alarm_failed", "alarm", "storage")
         if health[key]
     ]
     if health["quarantined"]:
-        told.append(
+        problems.append(
             f"events set aside, refused or unreadable: {health['quarantined']} (after an update: "
             "binsight edge requeue)"
         )
@@ -237,10 +247,10 @@ def _running(config: EdgeConfig) -> Finding:
             "bad",
             f"silent for {age_s / 60:.0f} minutes; {message}; journalctl -u binsight-edge",
         )
-    worse = told or any(
+    worse = problems or any(
         health[key] for key in ("faults", "dropped", "unrecorded", "blind_openings")
     )
-    return Finding("running bin", "warn" if worse else "ok", "; ".join([*told, message]))
+    return Finding("running bin", "warn" if worse else "ok", "; ".join([*problems, message]))
 
 
 def _age_s(config: EdgeConfig) -> float:
@@ -251,13 +261,13 @@ def _age_s(config: EdgeConfig) -> float:
 
 def _clock(_: EdgeConfig) -> Finding:
     now = SystemClock().now()
-    told = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now.wall_utc_ms / 1000))
+    utc = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now.wall_utc_ms / 1000))
     if now.clock_synced:
-        return Finding("clock", "ok", told)
+        return Finding("clock", "ok", utc)
     return Finding(
         "clock",
         "warn",
-        f"{told}, not known to be set: the hub will date the events; enable systemd-timesyncd",
+        f"{utc}, not known to be set: the hub will date the events; enable systemd-timesyncd",
     )
 
 
@@ -271,21 +281,13 @@ def _hub(config: EdgeConfig) -> Finding:
         ms = 1000 * (time.perf_counter() - started)
     finally:
         transport.close()
-    if answer.status in (401, 403):
-        return Finding(
-            "hub and key",
-            "bad",
-            f"{without_secrets(config.uplink.url)} refuses uplink.token ({answer.status})",
-        )
+    hub = without_secrets(config.uplink.url)
+    if answer.status in KEY_REFUSED:
+        return Finding("hub and key", "bad", f"{hub} refuses uplink.token ({answer.status})")
     if answer.status != 400 or not is_refusal(answer.body):
-        return Finding(
-            "hub and key",
-            "bad",
-            f"{without_secrets(config.uplink.url)} answers {answer.status}: is that a binsight hub?",
-        )
-    return Finding(
-        "hub and key", "ok", f"{without_secrets(config.uplink.url)} takes the key, {ms:.0f} ms away"
-    )
+        message = f"{hub} answers {answer.status}: is that a binsight hub?"
+        return Finding("hub and key", "bad", message)
+    return Finding("hub and key", "ok", f"{hub} takes the key, {ms:.0f} ms away")
 
 
 def _temperature(_: EdgeConfig) -> Finding:

@@ -44,6 +44,11 @@ class Chosen:
     reason: str
     refused: tuple[str, ...]
 
+    @property
+    def problem(self) -> str:
+        """What people must know of the bundles that may not run; "" if all may."""
+        return "; ".join(f"bundle: {message}" for message in self.refused)
+
 
 @dataclass(frozen=True, slots=True)
 class Timed:
@@ -173,7 +178,7 @@ def _digest(path: Path) -> str:
 
 
 def _remembered(state: Path | None, key: str) -> dict[str, float]:
-    """Return bundle name -> milliseconds as measured before, empty if never or of something else."""
+    """Return bundle name -> milliseconds as noted before; empty if never, or of something else."""
     try:
         note = json.loads((state / _NOTE).read_text()) if state else {}
         return (

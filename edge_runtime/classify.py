@@ -58,7 +58,17 @@ class Classifier:
         self._prove(bundle)
 
     def classify(self, pixels_hwc: Pixels) -> Classified:
-        """Classify one image: uint8, height x width x 3, BGR."""
+        """Classify one image: uint8, height x width x 3, BGR.
+
+        Raises:
+            BundleError: the graph failed, whatever onnxruntime threw.
+        """
+        try:
+            return self._classify(pixels_hwc)
+        except Exception as error:
+            raise BundleError(f"the classifier failed: {error!r}") from error
+
+    def _classify(self, pixels_hwc: Pixels) -> Classified:
         m = self.manifest
         started = time.perf_counter()
         x_nhwc = preprocess(pixels_hwc, m.preprocess)

@@ -174,7 +174,7 @@ def edge_hazard_gone(config: Config = None, override: Overrides = None) -> None:
     """
     from configs import load
     from edge_runtime.config import EdgeConfig
-    from edge_runtime.health import forget_hazard, remembered_hazard
+    from edge_runtime.services.hazard import forget_hazard, remembered_hazard
     from vision.errors import ConfigError
 
     state = load(EdgeConfig, config, override or []).state

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, Tag
 
-from configs import CONFIG_FOLDER, Name, StrictModel, Token, Topic
+from configs import CONFIG_FOLDER, Name, StrictModel, Token, Topic, by_kind, kind_or
 
 # Two forms of one model: which of them runs, each board finds out by itself
 # (edge_runtime/choose.py).
@@ -18,36 +18,116 @@ INT8_BUNDLE = SHIPPED_BUNDLES / "int8.onnx"
 FLOAT_BUNDLE = SHIPPED_BUNDLES / "float.onnx"
 
 
-class CameraConfig(StrictModel):
-    """Where frames come from.
+class _CameraConfig(StrictModel):
+    """What every camera has.
 
     Attributes:
-        kind: "device" (V4L2 or USB number), "url" (RTSP or MJPEG), "picamera" (Raspberry Pi),
-            "file" (video), "folder" (images, each shown as one item), "simulator" (procedural
-            items).
-        source: device number or its path (/dev/video0, /dev/v4l/by-id/...), file or URL; for
-            "folder" the folder (a splits.csv in it is used).
-        split: of a folder with a splits.csv; "" takes all images.
-        width_px, height_px: asked of a device; size of simulated frames.
-        fps: pace of folder and simulator; 0 is as fast as the bin can.
-        items: items that folder or simulator show before they end; None for ever. Counted in
-            `state`: a bin that is started again goes on where it was.
-        labels: labels that the simulator throws in; empty for all.
-        seed: of folder order and simulator.
         stale_after_s: a camera without a new frame for so long, or with the same one, is at fault
             and is opened again.
     """
 
-    kind: Literal["device", "url", "picamera", "file", "folder", "simulator"] = "simulator"
+    stale_after_s: float = Field(default=3.0, gt=0)
+
+
+class DeviceCameraConfig(_CameraConfig):
+    """A camera at the host: V4L2, USB.
+
+    Attributes:
+        source: number of the device, or its path (/dev/video0, /dev/v4l/by-id/...).
+        width_px, height_px: asked of it.
+    """
+
+    kind: Literal["device"] = "device"
     source: str = "0"
-    split: str = ""
+    width_px: int = Field(default=640, ge=64, le=4096)
+    height_px: int = Field(default=480, ge=48, le=4096)
+
+
+class UrlCameraConfig(_CameraConfig):
+    """A camera in the network.
+
+    Attributes:
+        source: its address, RTSP or MJPEG.
+    """
+
+    kind: Literal["url"] = "url"
+    source: str
+
+
+class PiCameraConfig(_CameraConfig):
+    """The Raspberry Pi's camera.
+
+    Attributes:
+        width_px, height_px: asked of it.
+    """
+
+    kind: Literal["picamera"] = "picamera"
+    width_px: int = Field(default=640, ge=64, le=4096)
+    height_px: int = Field(default=480, ge=48, le=4096)
+
+
+class FileCameraConfig(_CameraConfig):
+    """A video file, each frame once.
+
+    Attributes:
+        source: path of the file.
+    """
+
+    kind: Literal["file"] = "file"
+    source: str
+
+
+class _SimulatedCameraConfig(_CameraConfig):
+    """A camera over a simulated chute.
+
+    Attributes:
+        width_px, height_px: of the frames.
+        fps: pace; 0 is as fast as the bin can.
+        items: items that are shown before the camera ends; None for ever, or once through a
+            folder. Counted in `state`: a bin that is started again goes on where it was.
+        seed: of the order and of all that is drawn.
+    """
+
     width_px: int = Field(default=640, ge=64, le=4096)
     height_px: int = Field(default=480, ge=48, le=4096)
     fps: float = Field(default=10.0, ge=0, le=120)
     items: int | None = Field(default=None, ge=1)
-    labels: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0)
-    stale_after_s: float = Field(default=3.0, gt=0)
+
+
+class FolderCameraConfig(_SimulatedCameraConfig):
+    """Images of a folder, each shown as one item.
+
+    Attributes:
+        source: the folder; a splits.csv in it is used.
+        split: of a folder with a splits.csv; "" takes all images.
+    """
+
+    kind: Literal["folder"] = "folder"
+    source: str
+    split: str = ""
+
+
+class SimulatorCameraConfig(_SimulatedCameraConfig):
+    """Procedural items.
+
+    Attributes:
+        labels: labels that are thrown in; empty for all.
+    """
+
+    kind: Literal["simulator"] = "simulator"
+    labels: tuple[str, ...] = ()
+
+
+CameraConfig = Annotated[
+    Annotated[DeviceCameraConfig, Tag("device")]
+    | Annotated[UrlCameraConfig, Tag("url")]
+    | Annotated[PiCameraConfig, Tag("picamera")]
+    | Annotated[FileCameraConfig, Tag("file")]
+    | Annotated[FolderCameraConfig, Tag("folder")]
+    | Annotated[SimulatorCameraConfig, Tag("simulator")],
+    by_kind(kind_or("simulator"), "device", "url", "picamera", "file", "folder", "simulator"),
+]
 
 
 class TriggerConfig(StrictModel):
@@ -82,30 +162,63 @@ class TriggerConfig(StrictModel):
     adapt: float = Field(default=0.05, ge=0, le=1)
 
 
-class ActuatorConfig(StrictModel):
-    """What moves the lid.
+class SimulatedLidConfig(StrictModel):
+    """A lid that clears the simulated chute; on a real bin nothing moves."""
+
+    kind: Literal["simulated"] = "simulated"
+
+
+class GpioLidConfig(StrictModel):
+    """Flaps on pins of the host; extra "gpio".
 
     Attributes:
-        kind: "simulated", "gpio", "serial" or "mqtt"; extras "gpio", "serial" and "mqtt" bring what
-            they need.
-        pins: gpio: stream -> BCM number of its output pin; every stream of the rule book.
-        alarm_pin: gpio: set when a hazard was thrown in; none if there is no such lamp.
-        hold_s: gpio: how long a flap is held open.
-        port, baud: serial: device and speed of the lid's controller.
-        url, topic: mqtt: broker, e.g. mqtt://user:word@127.0.0.1:1883, and what the topics begin
-            with.
-        timeout_s: serial and mqtt: how long the controller may take to answer; then it is a fault.
+        pins: stream -> BCM number of its output pin; every stream of the rule book.
+        alarm_pin: set when a hazard was thrown in; None if there is no such lamp.
+        hold_s: how long a flap is held open.
     """
 
-    kind: Literal["simulated", "gpio", "serial", "mqtt"] = "simulated"
+    kind: Literal["gpio"] = "gpio"
     pins: Mapping[str, int] = Field(default_factory=dict)
     alarm_pin: int | None = None
     hold_s: float = Field(default=1.0, gt=0, le=30)
+
+
+class SerialLidConfig(StrictModel):
+    """A controller on a serial line; extra "serial".
+
+    Attributes:
+        port, baud: device and speed.
+        timeout_s: how long the controller may take to answer; then it is a fault.
+    """
+
+    kind: Literal["serial"] = "serial"
     port: str = "/dev/ttyUSB0"
     baud: int = Field(default=115200, ge=300)
-    url: str | None = Field(default=None, pattern=r"^mqtts?://[^\s/]+$")
+    timeout_s: float = Field(default=5.0, gt=0)
+
+
+class MqttLidConfig(StrictModel):
+    """A controller behind an MQTT broker; extra "mqtt".
+
+    Attributes:
+        url: broker, e.g. mqtt://user:word@127.0.0.1:1883.
+        topic: what the topics begin with.
+        timeout_s: how long the controller may take to answer; then it is a fault.
+    """
+
+    kind: Literal["mqtt"] = "mqtt"
+    url: str = Field(pattern=r"^mqtts?://[^\s/]+$")
     topic: Topic = "binsight/lid"
     timeout_s: float = Field(default=5.0, gt=0)
+
+
+LidConfig = Annotated[
+    Annotated[SimulatedLidConfig, Tag("simulated")]
+    | Annotated[GpioLidConfig, Tag("gpio")]
+    | Annotated[SerialLidConfig, Tag("serial")]
+    | Annotated[MqttLidConfig, Tag("mqtt")],
+    by_kind(kind_or("simulated"), "simulated", "gpio", "serial", "mqtt"),
+]
 
 
 class OutboxConfig(StrictModel):
@@ -118,28 +231,72 @@ class OutboxConfig(StrictModel):
     max_bytes: int = Field(default=64 * 1024 * 1024, ge=256 * 1024)
 
 
-class UplinkConfig(StrictModel):
-    """The way to the hub.
+class NoUplinkConfig(StrictModel):
+    """No way to the hub: everything stays in the outbox."""
+
+    kind: Literal["none"] = "none"
+    url: None = None
+
+
+class _UplinkConfig(StrictModel):
+    """What both ways to the hub have.
 
     Attributes:
-        url: of the hub, e.g. https://hub.example.org, or of a broker that the hub listens to, e.g.
-            mqtts://broker.example.org (extra "mqtt"); None keeps everything in the outbox.
         token: bearer token, if the hub asks for one.
-        ca: file of the certificates to trust, for a hub with one of its own; None trusts the public
-            ones.
+        ca: file of the certificates to trust, for a hub with one of its own; None trusts the
+            public ones.
         batch_events: events in one request at most.
-        interval_s: pause between looks into an empty outbox.
+        interval_s: pause before an empty outbox is asked again.
         timeout_s: of one request.
         backoff_max_s: longest pause after failures; pauses double, with jitter.
     """
 
-    url: str | None = Field(default=None, pattern=r"^(https?|mqtts?)://[^\s/]+(/\S*)?$")
     token: Token | None = None
     ca: Path | None = None
     batch_events: int = Field(default=100, ge=1, le=10_000)
     interval_s: float = Field(default=1.0, gt=0)
     timeout_s: float = Field(default=10.0, gt=0)
     backoff_max_s: float = Field(default=300.0, gt=0)
+
+
+class HttpUplinkConfig(_UplinkConfig):
+    """HTTP or HTTPS.
+
+    Attributes:
+        url: of the hub, e.g. https://hub.example.org.
+    """
+
+    kind: Literal["http"] = "http"
+    url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$")
+
+
+class MqttUplinkConfig(_UplinkConfig):
+    """Through a broker that the hub listens to; extra "mqtt".
+
+    Attributes:
+        url: of the broker, e.g. mqtts://broker.example.org.
+    """
+
+    kind: Literal["mqtt"] = "mqtt"
+    url: str = Field(pattern=r"^mqtts?://[^\s/]+(/\S*)?$")
+
+
+def _uplink_kind(section: Any) -> object:  # noqa: ANN401  whatever stands in a file
+    """Return the kind that is named, or the one that the URL's scheme names."""
+    if not isinstance(section, Mapping):
+        return getattr(section, "kind", None)
+    url = section.get("url")
+    scheme = "" if url is None else str(url).partition(":")[0]
+    by_url = "none" if url is None else "mqtt" if scheme.startswith("mqtt") else "http"
+    return section.get("kind", by_url)
+
+
+UplinkConfig = Annotated[
+    Annotated[NoUplinkConfig, Tag("none")]
+    | Annotated[HttpUplinkConfig, Tag("http")]
+    | Annotated[MqttUplinkConfig, Tag("mqtt")],
+    by_kind(_uplink_kind, "none", "http", "mqtt"),
+]
 
 
 class LogConfig(StrictModel):
@@ -191,10 +348,10 @@ class EdgeConfig(StrictModel):
     threads: int = Field(default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, le=64)
     max_frames_per_item: int = Field(default=3, ge=1, le=10)
     host_power_w: float = Field(default=5.0, ge=0)
-    camera: CameraConfig = CameraConfig()
+    camera: CameraConfig = SimulatorCameraConfig()
     trigger: TriggerConfig = TriggerConfig()
-    actuator: ActuatorConfig = ActuatorConfig()
+    actuator: LidConfig = SimulatedLidConfig()
     outbox: OutboxConfig = OutboxConfig()
-    uplink: UplinkConfig = UplinkConfig()
+    uplink: UplinkConfig = NoUplinkConfig()
     log: LogConfig = LogConfig()
     view: ViewConfig = ViewConfig()

@@ -95,7 +95,8 @@ def cpu_name() -> str:
     parts = [
         named[key] for key in ("model name", "CPU implementer", "CPU part", "Model") if key in named
     ]
-    return f"{' '.join(parts) or platform.machine()} ({', '.join(cpu_features()) or 'no vector instructions known'})"
+    features = ", ".join(cpu_features()) or "no vector instructions known"
+    return f"{' '.join(parts) or platform.machine()} ({features})"
 
 
 def notify(message: str) -> bool:

@@ -28,14 +28,16 @@ T = TypeVar("T")
 _PAGE_BYTES = 4096
 _WAL_PAGES = 64
 # NORMAL lost a tenth of the acknowledged events in power cuts.
-_SYNCHRONOUS = "FULL"
+SYNCHRONOUS = "FULL"
 # Dropped at once when full, so that not every append has to drop.
 _DROP_EVENTS = 64
 # Quarantined events span at most so many numbers; older ones go.
 _QUARANTINED = 1000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (seq INTEGER PRIMARY KEY AUTOINCREMENT, body TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS quarantine (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS quarantine (
+    seq INTEGER PRIMARY KEY, body TEXT NOT NULL, reason TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 INSERT OR IGNORE INTO meta VALUES ('dropped', 0);
 """
@@ -44,7 +46,8 @@ INSERT OR IGNORE INTO meta VALUES ('dropped', 0);
 # As bytes: a damaged text may be no UTF-8.
 _OLDEST = "SELECT seq, CAST(body AS BLOB) FROM event ORDER BY seq LIMIT ?"
 _PUT_BACK = """
-DELETE FROM quarantine WHERE seq IN (SELECT seq FROM quarantine ORDER BY seq LIMIT ?) RETURNING seq, CAST(body AS BLOB)
+DELETE FROM quarantine WHERE seq IN (SELECT seq FROM quarantine ORDER BY seq LIMIT ?)
+RETURNING seq, CAST(body AS BLOB)
 """
 
 
@@ -85,6 +88,7 @@ class Outbox:
         path: database file, made if missing; None holds the events in memory.
         bin_id: name that batches carry; None: the one in the file, which must be there.
         max_bytes: size of the file at most.
+        synchronous: SQLite's own setting; another one is for measuring what it costs.
 
     Attributes:
         outbox_id: under which the hub knows its numbers.
@@ -96,7 +100,11 @@ class Outbox:
     """
 
     def __init__(
-        self, path: Path | None, bin_id: str | None, max_bytes: int = 64 * 1024 * 1024
+        self,
+        path: Path | None,
+        bin_id: str | None,
+        max_bytes: int = 64 * 1024 * 1024,
+        synchronous: str = SYNCHRONOUS,
     ) -> None:
         self._path = path or ":memory:"
         self._lock = threading.Lock()
@@ -111,7 +119,7 @@ class Outbox:
             for pragma in (
                 f"page_size={_PAGE_BYTES}",
                 "journal_mode=WAL",
-                f"synchronous={_SYNCHRONOUS}",
+                f"synchronous={synchronous}",
                 f"max_page_count={max_bytes // _PAGE_BYTES}",
                 f"wal_autocheckpoint={_WAL_PAGES}",
                 f"journal_size_limit={_WAL_PAGES * _PAGE_BYTES}",
@@ -155,7 +163,9 @@ class Outbox:
                 ) from error
 
     def move_from(self, other: Outbox) -> None:
-        """Move all events of another outbox, of which none was ever sent, to the end of this one, all or none.
+        """Move all events of another outbox, none of them ever sent, to the end of this one.
+
+        All or none.
 
         Raises:
             StorageError: the disk does not take them; the other one keeps them.
@@ -176,7 +186,7 @@ class Outbox:
             self._add_dropped(0)
 
     def peek(self, limit: int) -> Batch | None:
-        """Return the oldest events, at most `limit`, without removing them; None if there are none."""
+        """Return the oldest events, at most `limit`, and leave them; None if there are none."""
         with self._guarded("read"):
             rows: list[Any] = self._db.execute(_OLDEST, (limit,)).fetchall()
             dropped = int(self._meta("dropped")) + self._dropped_in_memory
@@ -200,7 +210,9 @@ class Outbox:
             self._with_room(lambda: self._set_aside(seq, reason))
 
     def requeue(self, limit: int) -> int:
-        """Move the oldest events that were set aside to the end of the queue, under new numbers; return how many.
+        """Move the oldest events that were set aside to the end of the queue; return how many.
+
+        They get new numbers.
 
         For after an update, of the hub or of this: another version may take what one refused.
 
@@ -219,7 +231,7 @@ class Outbox:
         return self._count("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'event'")
 
     def renew_id(self) -> None:
-        """Take another outbox_id, under which the hub knows no numbers yet; all events that wait are kept."""
+        """Take another outbox_id, of which the hub knows no numbers; events that wait are kept."""
         with self._guarded("written"), self._transaction():
             self.outbox_id = uuid.uuid4().hex
             for key, value in (("outbox_id", self.outbox_id), ("bin_id", self._bin_id)):
@@ -230,7 +242,7 @@ class Outbox:
         return self._count("SELECT count(*) FROM event")
 
     def full_share(self) -> float:
-        """Return how full the file is, 0..1 of its bound; room that deleted events left counts as room."""
+        """Return how full the file is, 0..1 of its bound; room of deleted events counts as room."""
         with self._guarded("read"):
             pages, bound, free = self._pages()
         return round((pages - free) / bound, 4)
@@ -350,5 +362,5 @@ class Outbox:
             rows: list[Any] = self._db.execute(sql).fetchall()
             return int(rows[0][0])
 
-    def _meta(self, key: str) -> Any:
+    def _meta(self, key: str) -> Any:  # noqa: ANN401  SQLite's own type
         return self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchall()[0][0]

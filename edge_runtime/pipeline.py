@@ -1,268 +1,283 @@
-"""One straight line from frame to event.
+"""From a frame to an event. The person at the bin comes first: nothing slow stands before the lid.
 
-The person at the bin comes first: nothing slow stands before the lid.
+It stores nothing, writes no health and calls nobody back: the caller takes the event.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from edge_runtime.actuate import Actuator
-from edge_runtime.camera_monitor import CameraMonitor, measure
-from edge_runtime.classify import Classified, Classifier
-from edge_runtime.clock import Clock
-from edge_runtime.health import Health
-from edge_runtime.outbox import Outbox
-from edge_runtime.rules import RuleBook
-from edge_runtime.trigger import State, Trigger
+from edge_runtime.bin import Parts, Timing
+from edge_runtime.camera_monitor import measure
+from edge_runtime.classify import Classified
+from edge_runtime.lids.actuator import Move
+from edge_runtime.trigger import Mask, State
 from vision.decision import Decision, DecisionKind, Prediction, combine, decide
-from vision.errors import CameraError, StorageError
+from vision.errors import BundleError
 from vision.events import ItemEvent, Outcome
-from vision.frames import Camera, Frame
+from vision.frames import Frame
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 0.5
-# A bin that does not see, or before which nothing rests, empties its chute to residual so often:
-# people go on throwing, and flaps wear.
-_BLIND_OPENS_MS = 300_000.0
-_NOTHING = Prediction(label="", confidence=0.0, second_label="", margin=0.0, unknown_score=0.0)
+_NOTHING = Prediction(
+    label="", confidence=0.0, second_label="", margin=0.0, unknown_score=0.0, probabilities={}
+)
 
 
-def _lost(error: StorageError) -> Outbox:
-    raise error
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """What a bin has seen and done last, for people to look at.
+
+    Attributes:
+        frame: the last frame; None before the first.
+        trigger: where the trigger stands.
+        mask: what differs from the empty chute, 0 or 1, size of the trigger's image.
+        event: the last event; None before the first.
+        item: the frame that it was made of.
+        stream_title: what people call the stream of that event.
+    """
+
+    frame: Frame | None
+    trigger: State
+    mask: Mask
+    event: ItemEvent | None
+    item: Frame | None
+    stream_title: str
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStatus:
+    """What the health file says of the pipeline; see `Health`."""
+
+    camera: str
+    chute: str
+    frames: int
+    items: int
+    faults: int
+    decisions: dict[str, int]
+    blind_openings: int
+    lid: str
 
 
 @dataclass(slots=True, eq=False)
-class Pipeline:
-    """The parts of one bin, each given from outside.
+class _Item:
+    """An item that lies in the chute and is being classified."""
 
-    Between two frames any of them may be replaced by a new one.
+    frame: Frame
+    started_s: float
+    results: list[Classified] = field(default_factory=list)
+
+
+class Pipeline:
+    """Serves one item after the other.
+
+    Args:
+        parts: of the bin.
+        timing: how often a blind bin opens.
 
     Attributes:
-        max_frames_per_item: frames of one item that are classified at most.
-        host_power_w: what the board draws while it computes, watts.
-        on_hazard: called once the event of a hazard is stored.
-        without_disk: called when the outbox refuses an event; returns the one that takes it, or
-            raises the error again.
-        every_frame: called after each frame, and after each try for one: health, reference, reload.
-        frame, event, served: the last frame, the last event and the frame it was made of, for
-            people to look at.
+        parts: between two items they may be replaced by new ones, whole.
+        snapshot: for people; replaced whole after each frame.
     """
 
-    camera: Camera
-    camera_monitor: CameraMonitor
-    trigger: Trigger
-    classifier: Classifier
-    rules: RuleBook
-    actuator: Actuator
-    outbox: Outbox
-    clock: Clock
-    health: Health
-    max_frames_per_item: int = 3
-    host_power_w: float = 0.0
-    on_hazard: Callable[[], None] = lambda: None
-    without_disk: Callable[[StorageError], Outbox] = _lost
-    every_frame: Callable[[], None] = lambda: None
-    frame: Frame | None = None
-    event: ItemEvent | None = None
-    served: Frame | None = None
-    _saw_ms: float | None = None
+    def __init__(self, parts: Parts, timing: Timing = Timing()) -> None:
+        self.parts = parts
+        self._blind_opens_ms = timing.blind_opens_ms
+        self._item: _Item | None = None
+        self._served: Frame | None = None
+        self._saw_ms: float | None = None
+        self._camera = "starting"
+        self._chute = "ok"
+        self._lid = "ok"
+        self._frames = 0
+        self._items = 0
+        self._faults = 0
+        self._blind_openings = 0
+        self._decisions: dict[DecisionKind, int] = {}
+        self.snapshot = Snapshot(None, parts.trigger.state, parts.trigger.mask, None, None, "")
 
-    def run(self, stop: threading.Event) -> None:
-        """Serve until the camera ends or `stop` is set; a fault is counted and the bin goes on."""
-        while not stop.is_set():
-            try:
-                if not self.step():
-                    return
-            except CameraError as error:
-                self._say_camera(str(error))
-                self._open_if_long_blind()
-                stop.wait(_RETRY_S)
-            except Exception:  # noqa: BLE001
-                self._count_fault("the bin's loop")
-                self._open_if_long_blind()
-                stop.wait(_RETRY_S)
-            try:
-                self.every_frame()
-            except Exception:  # noqa: BLE001
-                self._count_fault("housekeeping")
+    @property
+    def busy(self) -> bool:
+        """Whether an item waits for a further frame; a person stands there."""
+        return self._item is not None
 
-    def step(self) -> bool:
-        """Take in one frame and serve the item that it shows at rest, if any.
+    def step(self, frame: Frame) -> ItemEvent | None:
+        """Take in a frame; return the event of the item that was served by it, if any.
 
-        Return False when the camera has ended.
-
-        Raises:
-            CameraError: there is no frame now.
-        """
-        frame = self.camera.read()
-        if frame is None:
-            return False
-        self.frame = frame
-        self.health.frames = self.health.frames + 1
-        status = self.camera_monitor.check(frame, self.trigger.state is State.EMPTY)
-        self._say_camera(status.fault or "ok")
-        if status.restart:
-            self.camera.restart()
-        if status.blind:
-            self._open_if_long_blind()
-            return True
-        item = self.trigger.step(frame)
-        if item or self.trigger.state is State.EMPTY:
-            self._saw_ms = frame.monotonic_ms
-            self.health.chute = "ok"
-        elif self._open_if_long_blind():
-            self.health.chute = (
-                "nothing rests before the camera: something moves there, or the camera does"
-            )
-            self.trigger.relearn()
-        if item:
-            self.serve(frame)
-        return True
-
-    def serve(self, frame: Frame) -> ItemEvent:
-        """Classify one item, move the lid, store the event; return it, stored or not.
-
-        A classifier that fails is an outcome too: the lid opens to the fallback, and the event says
+        An item is served by the frame that shows it at rest, or by a later one if it is not clear.
+        A classifier that fails is served too: the lid opens to the fallback, the event says
         "fault".
         """
-        started = time.perf_counter()
-        looked = self._look(frame)
-        prediction = looked[-1].prediction
-        decision = looked[-1].decision
-        if len(looked) > 1 and decision.kind not in (
-            "hazard",
-            "fault",
-        ):  # one look that sees a hazard is enough
-            prediction = combine([r.prediction for r in looked])
-            decision = decide(
-                prediction, self.classifier.manifest.policy, self.classifier.manifest.taxonomy
-            )
-        stream, outcome = self.actuator.execute(self.rules.stream(decision))
-        total_ms = 1000 * (time.perf_counter() - started)
-        self.health.lid = "ok" if outcome == "moved" else outcome
-        brightness, sharpness = measure(frame.pixels_hwc)
-        preprocess_ms, inference_ms = (
-            sum(getattr(r, name) for r in looked) for name in ("preprocess_ms", "inference_ms")
+        self._frames += 1
+        event = self._continue(self._item, frame) if self._item else self._watch(frame)
+        self._show(frame, event)
+        return event
+
+    def finish(self) -> ItemEvent | None:
+        """Serve an item that waits for a further frame by what is known of it; return its event."""
+        if self._item is None:
+            return None
+        event = self._serve(self._item)
+        self._show(self.snapshot.frame, event)
+        return event
+
+    def without_frame(self, problem: str) -> ItemEvent | None:
+        """Go on where there is no frame; return the event of an item that waited for one.
+
+        Args:
+            problem: what the camera says.
+        """
+        self._note_camera(problem)
+        event = self.finish()
+        self.open_if_long_blind()
+        return event
+
+    def open_if_long_blind(self) -> bool:
+        """Empty the chute to the fallback if nothing was seen at rest for long; return whether."""
+        now_ms = self.parts.clock.now().monotonic_ms
+        if self._saw_ms is None:
+            self._saw_ms = now_ms
+        if now_ms - self._saw_ms < self._blind_opens_ms:
+            return False
+        self._saw_ms = now_ms
+        self._note_lid(self._open(self.parts.rules.fallback))
+        self._blind_openings += 1
+        return True
+
+    def status(self) -> PipelineStatus:
+        """Return what the health file says of the pipeline."""
+        return PipelineStatus(
+            camera=self._camera,
+            chute=self._chute,
+            frames=self._frames,
+            items=self._items,
+            faults=self._faults,
+            decisions={kind.value: count for kind, count in self._decisions.items()},
+            blind_openings=self._blind_openings,
+            lid=self._lid,
         )
-        now = self.clock.now()
-        self.served = frame
-        event = self.event = ItemEvent(
+
+    def _watch(self, frame: Frame) -> ItemEvent | None:
+        """Look for an item at rest."""
+        parts = self.parts
+        status = parts.monitor.check(frame, parts.trigger.state is State.EMPTY)
+        self._note_camera(status.fault or "ok")
+        if status.restart:
+            parts.camera.restart()
+        if status.blind:
+            self.open_if_long_blind()
+            return None
+        rests = parts.trigger.step(frame)
+        if rests or parts.trigger.state is State.EMPTY:
+            self._saw_ms = frame.monotonic_ms
+            self._chute = "ok"
+        elif self.open_if_long_blind():
+            self._chute = "nothing rests before the camera: something moves there, or it does"
+            parts.trigger.relearn()
+        if not rests:
+            return None
+        self._item = _Item(frame, time.perf_counter())
+        return self._continue(self._item, frame)
+
+    def _continue(self, item: _Item, frame: Frame) -> ItemEvent | None:
+        """Classify the item on this frame; serve it if it is clear, or was seen often enough."""
+        try:
+            result = self.parts.classifier.classify(frame.pixels_hwc)
+        except BundleError as error:
+            self._faults += 1
+            log.exception("the classifier")
+            if not item.results:
+                decision = Decision(DecisionKind.FAULT, "", str(error)[:200])
+                item.results.append(Classified(_NOTHING, decision, 0.0, 0.0))
+            return self._serve(item)
+        item.results.append(result)
+        clear = result.decision.kind not in (DecisionKind.UNSURE, DecisionKind.UNKNOWN)
+        if clear or len(item.results) >= self.parts.max_frames_per_item:
+            return self._serve(item)
+        return None
+
+    def _serve(self, item: _Item) -> ItemEvent:
+        """Decide on the item, move the lid, and return the event."""
+        self._item = None
+        self._served = item.frame
+        manifest = self.parts.classifier.manifest
+        prediction = item.results[-1].prediction
+        decision = item.results[-1].decision
+        final = decision.kind in (DecisionKind.HAZARD, DecisionKind.FAULT)
+        if len(item.results) > 1 and not final:  # one frame that shows a hazard is enough
+            prediction = combine([result.prediction for result in item.results])
+            decision = decide(prediction, manifest.policy, manifest.taxonomy)
+        move = self._open(self.parts.rules.stream(decision))
+        total_ms = 1000 * (time.perf_counter() - item.started_s)
+        self._note_lid(move)
+        self._items += 1
+        self._decisions[decision.kind] = self._decisions.get(decision.kind, 0) + 1
+        return self._event(item, prediction, decision, move, total_ms)
+
+    def _event(
+        self, item: _Item, prediction: Prediction, decision: Decision, move: Move, total_ms: float
+    ) -> ItemEvent:
+        parts = self.parts
+        now = parts.clock.now()
+        brightness, sharpness = measure(item.frame.pixels_hwc)
+        preprocess_ms = sum(result.preprocess_ms for result in item.results)
+        inference_ms = sum(result.inference_ms for result in item.results)
+        return ItemEvent(
             wall_utc_ms=now.wall_utc_ms,
             monotonic_ms=int(now.monotonic_ms),
             boot_id=now.boot_id,
             clock_synced=now.clock_synced,
-            model_digest=self.classifier.digest,
-            rule_book=self.rules.id,
-            rule_book_version=self.rules.version,
+            model_digest=parts.classifier.digest,
+            rule_book=parts.rules.id,
+            rule_book_version=parts.rules.version,
             label=prediction.label,
             confidence=_finite(prediction.confidence),
             margin=_finite(prediction.margin),
             second_label=prediction.second_label,
             unknown_score=_finite(prediction.unknown_score),
-            decision=decision.kind,
-            stream=stream,
+            decision=decision.kind.value,
+            stream=move.stream,
             reason=decision.reason,
-            outcome=Outcome.MOVED if outcome == "moved" else Outcome.FAULT,
-            lid_fault="" if outcome == "moved" else outcome.removeprefix("fault: "),
+            outcome=move.outcome.value,
             preprocess_ms=round(preprocess_ms, 3),
             inference_ms=round(inference_ms, 3),
             total_ms=round(total_ms, 3),
             brightness=round(brightness, 2),
             sharpness=round(sharpness, 2),
-            frames_used=len(looked),
-            energy_mj=round(self.host_power_w * (preprocess_ms + inference_ms), 3),
-        )
-        self.health.items += 1
-        self.health.decisions[event.decision] = self.health.decisions.get(event.decision, 0) + 1
-        self._store(event)
-        if (
-            decision.kind == "hazard"
-        ):  # stored before the alarm: a controller that is silent takes seconds
-            self.health.hazards = self.health.hazards + 1
-            self.health.hazard = decision.reason
-            self.on_hazard()
-            self.give_alarm()
-            log.warning("hazard: %s %s", decision.reason, self.health.alarm_failed)
-        return event
-
-    def _store(self, event: ItemEvent) -> None:
-        try:
-            try:
-                self.outbox.append(event)
-            except StorageError as error:
-                log.error("%s", error)
-                self.outbox = self.without_disk(error)
-                self.outbox.append(event)
-        except StorageError:
-            self.health.unrecorded += 1
-
-    def _look(self, frame: Frame) -> list[Classified]:
-        """Classify the item, again on further frames while it is not clear.
-
-        A hazard's look is the last one.
-        """
-        looked: list[Classified] = []
-        while True:
-            try:
-                looked.append(self.classifier.classify(frame.pixels_hwc))
-            except Exception as error:  # noqa: BLE001
-                self._count_fault("the classifier")
-                decision = Decision(
-                    DecisionKind.FAULT, "", f"the classifier failed: {error!r}"[:200]
-                )
-                return looked or [Classified(_NOTHING, decision, 0.0, 0.0)]
-            if len(looked) >= self.max_frames_per_item or looked[-1].decision.kind not in (
-                "unsure",
-                "unknown",
-            ):
-                return looked
-            try:
-                following = self.camera.read()
-            except CameraError:
-                return looked
-            if following is None:
-                return looked
-            frame = following
-
-    def give_alarm(self) -> None:
-        """Give the alarm for the hazard in the health, or say there why it could not be given."""
-        failed = self.actuator.alarm(self.health.hazard)
-        self.health.alarm_failed = (
-            f"the alarm for a hazard could not be given: {failed}" if failed else ""
+            frames_used=len(item.results),
+            energy_mj=round(parts.host_power_w * (preprocess_ms + inference_ms), 3),
+            lid_fault=move.fault,
         )
 
-    def _open_if_long_blind(self) -> bool:
-        now_ms = self.clock.now().monotonic_ms
-        if self._saw_ms is None:
-            self._saw_ms = now_ms
-        if now_ms - self._saw_ms < _BLIND_OPENS_MS:
-            return False
-        self._saw_ms = now_ms
-        _, outcome = self.actuator.execute(self.rules.fallback)
-        self.health.lid = "ok" if outcome == "moved" else outcome
-        self.health.blind_openings += 1
-        return True
+    def _open(self, stream: str) -> Move:
+        return self.parts.actuator.execute(stream, self.parts.rules.fallback)
 
-    def _say_camera(self, message: str) -> None:
-        if message != self.health.camera and {message, self.health.camera} != {"ok", "starting"}:
-            log.warning("camera: %s", message)
-        self.health.camera = message
+    def _show(self, frame: Frame | None, event: ItemEvent | None) -> None:
+        trigger = self.parts.trigger
+        last = self.snapshot
+        if event is None:
+            self.snapshot = Snapshot(
+                frame, trigger.state, trigger.mask, last.event, last.item, last.stream_title
+            )
+            return
+        title = self.parts.rules.streams.get(event.stream, event.stream)
+        self.snapshot = Snapshot(frame, trigger.state, trigger.mask, event, self._served, title)
 
-    def _count_fault(self, where: str) -> None:
-        self.health.faults += 1
-        log.exception("fault in %s", where)
+    def _note_camera(self, state: str) -> None:
+        if state != self._camera and {state, self._camera} != {"ok", "starting"}:
+            log.warning("camera: %s", state)
+        self._camera = state
+
+    def _note_lid(self, move: Move) -> None:
+        self._lid = "ok" if move.outcome is Outcome.MOVED else f"fault: {move.fault}"
 
 
 def _finite(value: float) -> float:
     """Return a figure as an event can hold it.
 
-    A network that gave NaN is a fault, told by `decision`.
+    A network that gave NaN is a fault; the decision says so.
     """
     return round(value, 5) if math.isfinite(value) else 0.0

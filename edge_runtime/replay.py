@@ -8,23 +8,23 @@ RECORDING.events.jsonl.
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.actuate import Actuator, SimulatedLid
+from edge_runtime.bin import Parts
 from edge_runtime.camera_monitor import CameraMonitor
-from edge_runtime.capture import VideoFile
+from edge_runtime.cameras.video_file import VideoFile
 from edge_runtime.choose import choose
 from edge_runtime.clock import Instant
 from edge_runtime.config import EdgeConfig
-from edge_runtime.health import Health
-from edge_runtime.outbox import Outbox
+from edge_runtime.lids.actuator import Actuator
+from edge_runtime.lids.simulated import SimulatedLid
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
 from edge_runtime.trigger import Trigger
 from vision.errors import ConfigError
+from vision.events import ItemEvent
 from vision.files import write_atomically
 
 # Confidence may move so far between processors before it is another result.
@@ -39,10 +39,9 @@ class _RecordingClock:
     camera: VideoFile | None = None
 
     def now(self) -> Instant:
-        """Return the time of the image last read."""
-        return Instant(
-            0, 1000 * (self.camera.sequence if self.camera else 0) / _FPS, "recording", False
-        )
+        """Return the time of the frame last read."""
+        sequence = self.camera.sequence if self.camera else 0
+        return Instant(0, 1000 * sequence / _FPS, "recording", False)
 
 
 def replay(recording: Path, config: EdgeConfig) -> list[dict[str, Any]]:
@@ -50,10 +49,11 @@ def replay(recording: Path, config: EdgeConfig) -> list[dict[str, Any]]:
 
     Args:
         recording: from `--record`.
-        config: bundle, rules, trigger and looks are used.
+        config: bundle, rules, trigger and max_frames_per_item are used.
 
     Returns:
-        For each item: `frame` at which it was served, label, decision, stream, confidence, looks.
+        For each item: `frame` at which it came to rest, label, decision, stream, confidence,
+        frames_used.
 
     Raises:
         BinsightError: the recording cannot be read, or the bin not be built.
@@ -61,39 +61,36 @@ def replay(recording: Path, config: EdgeConfig) -> list[dict[str, Any]]:
     rules = load_rules(config.rules)
     clock = _RecordingClock()
     camera = clock.camera = VideoFile(str(recording), clock)
+    parts = Parts(
+        camera=camera,
+        monitor=CameraMonitor(config.camera.stale_after_s),
+        trigger=Trigger(config.trigger),
+        classifier=choose(config.bundle, config.threads).classifier,
+        rules=rules,
+        actuator=Actuator(SimulatedLid(tuple(rules.streams), None)),
+        clock=clock,
+        max_frames_per_item=config.max_frames_per_item,
+    )
+    pipeline = Pipeline(parts)
     rows = []
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        Outbox(Path(scratch) / "outbox.sqlite", "replay") as outbox,
-    ):
-        pipeline = Pipeline(
-            camera,
-            CameraMonitor(config.camera.stale_after_s),
-            Trigger(config.trigger),
-            choose(config.bundle, config.threads).classifier,
-            rules,
-            Actuator(SimulatedLid(tuple(rules.streams), None), rules.fallback),
-            outbox,
-            clock,
-            Health("replay"),
-            config.max_frames_per_item,
-        )
-        while pipeline.step():
-            event = pipeline.event
-            pipeline.event = None
-            if event:
-                rows.append(
-                    {
-                        "frame": camera.sequence - event.frames_used + 1,
-                        "label": event.label,
-                        "decision": event.decision,
-                        "stream": event.stream,
-                        "confidence": round(event.confidence, 2),
-                        "frames_used": event.frames_used,
-                    }
-                )
+    while (frame := camera.read()) is not None:
+        if event := pipeline.step(frame):
+            rows.append(_row(event, camera.sequence))
+    if event := pipeline.finish():
+        rows.append(_row(event, camera.sequence))
     camera.close()
     return rows
+
+
+def _row(event: ItemEvent, frame: int) -> dict[str, Any]:
+    return {
+        "frame": frame - event.frames_used + 1,
+        "label": event.label,
+        "decision": event.decision,
+        "stream": event.stream,
+        "confidence": round(event.confidence, 2),
+        "frames_used": event.frames_used,
+    }
 
 
 def reference_of(recording: Path) -> Path:

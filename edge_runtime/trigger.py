@@ -12,6 +12,7 @@ item brings edges and colours of its own. Measured by `make bench ARGS=trigger`.
 
 from __future__ import annotations
 
+import copy
 from enum import Enum
 
 import cv2
@@ -100,6 +101,12 @@ class Trigger:
             reference is not None and reference.shape == self._image.shape
         ):  # of another version: learnt again
             self._learn(reference, _features(reference))
+
+    def with_config(self, config: TriggerConfig) -> Trigger:
+        """Return one with other thresholds that knows what this one knows."""
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     @property
     def reference(self) -> Pixels | None:

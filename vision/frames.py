@@ -31,6 +31,10 @@ class Frame:
 class Camera(Protocol):
     """A source of frames; `read` is the one seam between a bin and the world."""
 
+    @property
+    def hung(self) -> bool:
+        """Whether its driver does not come back: only a new process can help."""
+
     def read(self) -> Frame | None:
         """Return the newest frame, or None when the source has ended for good.
 

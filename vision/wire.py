@@ -33,7 +33,7 @@ MAX_BATCH_EVENTS = 10_000
 MAX_ANSWER_BYTES = 64 * 1024
 _MAX_SEQ = 2**53
 
-# With a refusal as the body, the hub speaks of the content: no other bin or time will change it.
+# With a refusal as the body the answer is about the content: no other bin or time will change it.
 CONTENT_REFUSED = (400, 413, 422)
 KEY_REFUSED = (401, 403)
 

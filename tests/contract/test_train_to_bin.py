@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from edge_runtime.app import classify_paths
+from edge_runtime.classify_files import classify_paths
 from training.evaluate import evaluate
 from vision.datasets import open_dataset
 

@@ -16,9 +16,10 @@ from cluster.lake import Lake
 from cluster.mqtt import MqttConsumer
 from cluster.stats import bins
 from edge_runtime.clock import SystemClock
-from edge_runtime.config import UplinkConfig
+from edge_runtime.config import MqttUplinkConfig
 from edge_runtime.outbox import Outbox
-from edge_runtime.uplink import MqttTransport, Uplink
+from edge_runtime.transports.mqtt import MqttTransport
+from edge_runtime.uplink import Uplink
 from vision.errors import UplinkError
 from vision.events import ItemEvent
 
@@ -62,7 +63,7 @@ def _drain(uplink: Uplink, outbox: Outbox, attempts: int) -> None:
 def test_every_event_arrives_once_and_leaves_the_bin_only_then(
     tmp_path: Path, broker: str, outbox: Outbox
 ) -> None:
-    config = UplinkConfig(url=broker, batch_events=100, timeout_s=1.0, token="word")
+    config = MqttUplinkConfig(url=broker, batch_events=100, timeout_s=1.0, token="word")
     transport = MqttTransport(config, SystemClock())
     uplink = Uplink(outbox, transport, config, SystemClock())
     uplink.step()  # the broker takes it, and nobody is there: that is no acknowledgement
@@ -85,7 +86,7 @@ def test_every_event_arrives_once_and_leaves_the_bin_only_then(
 def test_a_wrong_key_over_mqtt_keeps_everything_and_raises_the_alarm(
     tmp_path: Path, broker: str, outbox: Outbox
 ) -> None:
-    config = UplinkConfig(url=broker, timeout_s=3.0, token="wrong")
+    config = MqttUplinkConfig(url=broker, timeout_s=3.0, token="wrong")
     hub = Hub(tmp_path / "lake", broker, "word")
     transport = MqttTransport(config, SystemClock())
     uplink = Uplink(outbox, transport, config, SystemClock())
@@ -99,7 +100,9 @@ def test_a_wrong_key_over_mqtt_keeps_everything_and_raises_the_alarm(
 
 
 def test_a_broker_that_is_not_there_is_named_within_the_timeout(outbox: Outbox) -> None:
-    transport = MqttTransport(UplinkConfig(url="mqtt://127.0.0.1:1", timeout_s=0.2), SystemClock())
+    transport = MqttTransport(
+        MqttUplinkConfig(url="mqtt://127.0.0.1:1", timeout_s=0.2), SystemClock()
+    )
     with pytest.raises(UplinkError, match=r"mqtt://127\.0\.0\.1:1: no connection to the broker"):
         transport.post(b"x")
     transport.close()

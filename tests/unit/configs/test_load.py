@@ -6,26 +6,36 @@ import pytest
 
 from cluster.config import HubConfig
 from configs import CONFIG_FOLDER, load
-from edge_runtime.config import EdgeConfig
+from edge_runtime.config import (
+    EdgeConfig,
+    FolderCameraConfig,
+    GpioLidConfig,
+    HttpUplinkConfig,
+    MqttLidConfig,
+    SimulatorCameraConfig,
+)
 from vision.errors import ConfigError
 
 
 def test_file_and_overrides_are_read_and_overrides_win(tmp_path: Path) -> None:
-    (tmp_path / "bin.yaml").write_text("bin_id: b7\ncamera:\n  kind: folder\n  fps: 5\n")
-    config = load(EdgeConfig, tmp_path / "bin.yaml", ["camera.fps=0", "uplink.url=http://hub"])
-    assert (config.bin_id, config.camera.kind, config.camera.fps, config.uplink.url) == (
-        "b7",
-        "folder",
-        0,
-        "http://hub",
+    (tmp_path / "bin.yaml").write_text(
+        "bin_id: b7\ncamera:\n  kind: folder\n  source: x\n  fps: 5\n"
     )
+    config = load(EdgeConfig, tmp_path / "bin.yaml", ["camera.fps=0", "uplink.url=http://hub"])
+    assert isinstance(config.camera, FolderCameraConfig)
+    assert isinstance(config.uplink, HttpUplinkConfig)
+    assert (config.bin_id, config.camera.fps, config.uplink.url) == ("b7", 0, "http://hub")
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("camra: {}\n", r"bin\.yaml: camra: unknown key; known here: bin_id, state, .*camera"),
-        ("camera: {kidn: file}\n", r"camera\.kidn: unknown key; known here: kind, source"),
+        ("camera: {kidn: file}\n", r"camera\.kidn: unknown key; known here: .*kind, labels"),
+        ("camera: {kind: film}\n", r"camera: unknown kind; known: device, url, picamera"),
+        ("camera: {kind: device, fps: 3}\n", r"camera\.fps: unknown key; known here: .*source"),
+        ("actuator: {kind: gpio, baud: 9}\n", r"actuator\.baud: unknown key; .*pins"),
+        ("uplink: {token: abc}\n", r"uplink\.token: unknown key; known here: kind, url"),
         ("camera: {fps: fast}\n", r"camera\.fps: Input should be a valid number"),
         ("camera: {fps: -1}\n", r"camera\.fps: .*greater than or equal to 0"),
         ("- a\n", "expected keys and values"),
@@ -39,9 +49,15 @@ def test_file_and_overrides_are_read_and_overrides_win(tmp_path: Path) -> None:
         ),
         ("camera:\n", "the key 'camera' has no value"),
         ('bin_id: "a\u2028b"\n', r"bin_id: .*one line"),
-        ("uplink: {token: пароль-2026}\n", r"uplink\.token: .*HTTP header: take ASCII letters"),
-        ("uplink: {token: 'two words'}\n", r"uplink\.token: .*without spaces"),
-        ("actuator: {topic: 'lid/+'}\n", r"actuator\.topic: .*without \+ and #"),
+        (
+            "uplink: {url: http://h, token: пароль-2026}\n",
+            r"uplink\.token: .*HTTP header: take ASCII letters",
+        ),
+        ("uplink: {url: http://h, token: 'two words'}\n", r"uplink\.token: .*without spaces"),
+        (
+            "actuator: {kind: mqtt, url: mqtt://h, topic: 'lid/+'}\n",
+            r"actuator\.topic: .*without \+ and #",
+        ),
         ('bin_id: "a\\nb"\n', r"bin_id: .*one line"),
     ],
 )
@@ -71,11 +87,14 @@ def test_errors_name_file_key_and_reason(tmp_path: Path, text: str, complaint: s
 )
 def test_a_text_is_taken_as_it_is_written(tmp_path: Path, text: str) -> None:
     (tmp_path / "bin.yaml").write_text(
-        f"bin_id: {text}\ncamera: {{kind: simulator, source: {text}}}\nuplink: {{token: {text}}}\n"
+        f"bin_id: {text}\ncamera: {{kind: folder, source: {text}}}\n"
+        f"uplink: {{url: http://h, token: {text}}}\nactuator: {{kind: mqtt, url: mqtt://h}}\n"
     )
-    config = load(
-        EdgeConfig, tmp_path / "bin.yaml", [f"actuator.topic={text}", f"camera.split={text}"]
-    )
+    overrides = [f"actuator.topic={text}", f"camera.split={text}"]
+    config = load(EdgeConfig, tmp_path / "bin.yaml", overrides)
+    assert isinstance(config.camera, FolderCameraConfig)
+    assert isinstance(config.uplink, HttpUplinkConfig)
+    assert isinstance(config.actuator, MqttLidConfig)
     assert [config.bin_id, config.camera.source, config.uplink.token] == [text] * 3
     assert [config.actuator.topic, config.camera.split] == [text] * 2
     assert load(EdgeConfig, None, [f"bin_id={text}"]).bin_id == text
@@ -105,9 +124,11 @@ def test_numbers_truth_values_and_nothing_are_read_where_the_model_asks_for_them
 ) -> None:
     (tmp_path / "bin.yaml").write_text(
         "threads: 1\ncamera: {items: null, fps: 2.5, labels: [glass, paper]}\nuplink: {url: ~}\n"
-        "actuator: {pins: {glass: 17}}\nlog: {path: null}\n"
+        "actuator: {kind: gpio, pins: {glass: 17}}\nlog: {path: null}\n"
     )
     config = load(EdgeConfig, tmp_path / "bin.yaml", ["camera.seed=1_000", "trigger.adapt=5e-2"])
+    assert isinstance(config.camera, SimulatorCameraConfig)
+    assert isinstance(config.actuator, GpioLidConfig)
     assert (config.threads, config.camera.items, config.camera.fps) == (1, None, 2.5)
     assert (config.uplink.url, config.actuator.pins, config.log.path) == (None, {"glass": 17}, None)
     assert (config.camera.labels, config.camera.seed, config.trigger.adapt) == (

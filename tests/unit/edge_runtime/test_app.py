@@ -26,8 +26,8 @@ from edge_runtime import check, host, replay
 from edge_runtime.app import run
 from edge_runtime.choose import choose
 from edge_runtime.config import SHIPPED_BUNDLES, EdgeConfig
-from edge_runtime.health import days_left
 from edge_runtime.outbox import Outbox
+from edge_runtime.services.health import days_left
 from vision.errors import ConfigError, StorageError
 from vision.simulator.world import read_ledger
 
@@ -36,8 +36,45 @@ RECORDING = ROOT / "tests" / "replay" / "six-items.avi"
 SMALL = ("camera.width_px=160", "camera.height_px=120", "camera.fps=0", f"bundle={small_bundle()}")
 
 
-def _config(tmp_path: Path, *more: str) -> EdgeConfig:
-    return load(EdgeConfig, None, [*SMALL, "camera.items=6", f"state={tmp_path / 'state'}", *more])
+def _config(tmp_path: Path, *more: str, camera: str = "simulator") -> EdgeConfig:
+    simulated = [*SMALL, "camera.items=6"] if camera == "simulator" else [SMALL[-1]]
+    return load(EdgeConfig, None, [*simulated, f"state={tmp_path / 'state'}", *more])
+
+
+def test_every_item_dropped_in_becomes_one_event(tmp_path: Path) -> None:
+    health = run(_config(tmp_path))
+    truth = read_ledger(tmp_path / "state" / "truth.jsonl")
+    assert [line.what for line in truth] == ["dropped", "cleared"] * 6
+    with Outbox(tmp_path / "state" / "outbox.sqlite", "b") as outbox:
+        batch = outbox.peek(100)
+    assert batch is not None
+    assert [seq for seq, _ in batch.events] == [1, 2, 3, 4, 5, 6]
+    streams = [line.stream for line in truth if line.what == "cleared"]
+    assert [event.stream for _, event in batch.events] == streams
+    assert all(event.outcome == "moved" and event.total_ms > 0 for _, event in batch.events)
+    assert (health.items, health.faults, health.unrecorded) == (6, 0, 0)
+    written = json.loads((tmp_path / "state" / "health.json").read_text())
+    assert (written["items"], written["outbox_depth"], written["camera"]) == (6, 6, "ok")
+
+
+def test_images_of_a_folder_are_items(tmp_path: Path, image_folder: Path) -> None:
+    health = run(
+        _config(tmp_path, "camera.kind=folder", f"camera.source={image_folder}", "camera.items=24")
+    )
+    assert health.items == 24
+
+
+def test_an_unreadable_photograph_is_left_out_of_the_count_and_named(
+    tmp_path: Path, image_folder: Path
+) -> None:
+    broken = sorted((image_folder / "glass").iterdir())[3]
+    broken.write_bytes(broken.read_bytes()[:200])
+    health = run(
+        _config(tmp_path, "camera.kind=folder", f"camera.source={image_folder}", "camera.items=24")
+    )
+    truth = read_ledger(tmp_path / "state" / "truth.jsonl")
+    assert (health.items, health.faults) == (23, 0)
+    assert [sum(line.what == what for line in truth) for what in ("cleared", "missed")] == [23, 1]
 
 
 class _Bin:
@@ -69,7 +106,7 @@ class _Bin:
             text=True,
         )
 
-    def told(self, word: str) -> str:
+    def heard(self, word: str) -> str:
         while True:
             message = self.systemd.recv(4096).decode()
             if word in message:
@@ -100,7 +137,7 @@ class _Bin:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[_Bin]:
     running = _Bin(tmp_path, "camera.fps=20", "view.port=0")
-    running.told("READY=1")
+    running.heard("READY=1")
     yield running
     if running.process.poll() is None:
         running.stop()
@@ -109,7 +146,7 @@ def running(tmp_path: Path) -> Iterator[_Bin]:
 def test_systemd_is_notified_that_the_loop_lives_and_new_settings_hold_without_losing_an_item(
     running: _Bin,
 ) -> None:
-    assert "STATUS=camera" in running.told("WATCHDOG=1")
+    assert "STATUS=camera" in running.heard("WATCHDOG=1")
     running.health('"items"')
     running.settings.write_text("max_frames_per_item: 1\nrules: cn-shanghai\n")
     running.process.send_signal(signal.SIGHUP)
@@ -224,17 +261,13 @@ def test_neither_a_taken_port_nor_a_log_that_cannot_be_written_keeps_a_bin_from_
     assert f"127.0.0.1:{port} cannot be bound" in health.settings
 
 
-def test_the_technician_hears_of_a_lid_that_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(check, "CAMERA_S", 0.0)
+def test_the_technician_hears_of_a_lid_that_is_not_there(tmp_path: Path) -> None:
     for lid in (
         {"kind": "serial", "port": "/dev/ttyNOPE"},
         {"kind": "mqtt", "url": "mqtt://127.0.0.1:1", "timeout_s": 0.2},
     ):
         found = _found(
             _config(tmp_path, *(f"actuator.{key}={value}" for key, value in lid.items())),
-            monkeypatch,
         )
         assert found["lid"].state == "bad"
 
@@ -278,14 +311,11 @@ def test_the_log_is_bounded(tmp_path: Path) -> None:
             handler.close()
 
 
-def _found(config: EdgeConfig, monkeypatch: pytest.MonkeyPatch) -> dict[str, check.Finding]:
-    monkeypatch.setattr(check, "CAMERA_S", 0.3)
-    return {finding.what: finding for finding in check.check(config)}
+def _found(config: EdgeConfig) -> dict[str, check.Finding]:
+    return {finding.what: finding for finding in check.check(config, camera_s=0.3)}
 
 
-def test_a_technician_sees_everything_wrong_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_technician_sees_everything_wrong_at_once(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no bundle")
     config = _config(
         tmp_path,
@@ -297,8 +327,9 @@ def test_a_technician_sees_everything_wrong_at_once(
         "uplink.url=http://127.0.0.1:1",
         "uplink.timeout_s=0.5",
         "threads=64",
+        camera="device",
     )
-    found = _found(config, monkeypatch)
+    found = _found(config)
     assert list(found) == [
         "rule book",
         "bundle",
@@ -324,22 +355,18 @@ def test_a_technician_sees_everything_wrong_at_once(
     assert not (tmp_path / "state").exists()  # it looked, and left nothing behind
 
 
-def test_a_bin_that_is_well_has_nothing_bad_to_tell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bin_that_is_well_has_nothing_bad_to_tell(tmp_path: Path) -> None:
     config = _config(tmp_path)
     run(config)
-    found = _found(config, monkeypatch)
+    found = _found(config)
     assert not [f for f in found.values() if f.state == "bad"]
     assert "6 items, 6 events wait" in found["running bin"].message
     stale = config.state / "health.json"
     os.utime(stale, (time.time() - 3600, time.time() - 3600))
-    assert _found(config, monkeypatch)["running bin"].state == "bad"
+    assert _found(config)["running bin"].state == "bad"
 
 
-def test_what_a_hub_refused_is_reported_and_can_be_sent_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_hub_refused_is_reported_and_can_be_sent_again(tmp_path: Path) -> None:
     config = _config(tmp_path)
     run(config)
     with Outbox(config.state / "outbox.sqlite", config.bin_id) as outbox:
@@ -348,7 +375,7 @@ def test_what_a_hub_refused_is_reported_and_can_be_sent_again(
     run(config)
     assert (
         "events set aside, refused or unreadable: 1 (after an update: binsight edge requeue)"
-        in _found(config, monkeypatch)["running bin"].message
+        in _found(config)["running bin"].message
     )
     requeue = [sys.executable, "-m", "binsight", "edge", "requeue", "--set"]
     done = subprocess.run(

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime.app import classify_paths
 from edge_runtime.classify import Classifier
+from edge_runtime.classify_files import classify_paths
 from vision.bundle import probe_frame, read_manifest
 from vision.errors import BundleError
 

@@ -15,7 +15,7 @@ from typing import Any
 import apsw
 import pytest
 
-from edge_runtime.outbox import Outbox
+from edge_runtime.outbox import SYNCHRONOUS, Outbox
 from vision.errors import StorageError
 from vision.events import ItemEvent
 
@@ -107,8 +107,14 @@ def _after_cut(notes: list[tuple[Any, ...]], instant: int, rng: random.Random) -
     return {name: bytes(content) for name, content in durable.items()}
 
 
-def _work(path: Path, disk: _Noting, make_event: Make, promise: Callable[[int], None]) -> None:
-    with Outbox(path, "b") as outbox:
+def _work(
+    path: Path,
+    disk: _Noting,
+    make_event: Make,
+    promise: Callable[[int], None],
+    synchronous: str = SYNCHRONOUS,
+) -> None:
+    with Outbox(path, "b", synchronous=synchronous) as outbox:
         disk.notes.append(("opened", 0))
         for i in range(1, 301):
             number = outbox.append(make_event(monotonic_ms=i))
@@ -127,9 +133,9 @@ def _lost(notes: list[tuple[Any, ...]], folder: Path, cuts: int) -> tuple[int, i
     begun = notes.index(("opened", 0))
     for cut in range(cuts):
         instant = rng.randrange(begun + 1, len(notes))
-        told = notes[:instant]
-        promised = max((n[1] for n in told if n[0] == "promised"), default=0)
-        asked = max((n[1] for n in told if n[0] == "acknowledging"), default=0)
+        seen = notes[:instant]
+        promised = max((n[1] for n in seen if n[0] == "promised"), default=0)
+        asked = max((n[1] for n in seen if n[0] == "acknowledging"), default=0)
         home = folder / str(cut)
         home.mkdir()
         for name, content in _after_cut(notes, instant, rng).items():
@@ -163,9 +169,8 @@ def test_no_power_cut_costs_an_event_that_was_promised(
 
 
 def test_without_the_sync_the_same_cuts_do_cost_events(
-    tmp_path: Path, disk: _Noting, make_event: Make, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, disk: _Noting, make_event: Make
 ) -> None:
-    monkeypatch.setattr("edge_runtime.outbox._SYNCHRONOUS", "OFF")
-    _work(tmp_path / "o.sqlite", disk, make_event, lambda number: None)
+    _work(tmp_path / "o.sqlite", disk, make_event, lambda number: None, synchronous="OFF")
     lost, broken = _lost(list(disk.notes), tmp_path, 60)
     assert lost + broken > 50

@@ -10,53 +10,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from simulators import HubDouble
 
 from edge_runtime.clock import SystemClock
-from edge_runtime.config import UplinkConfig
+from edge_runtime.config import HttpUplinkConfig
 from edge_runtime.outbox import Outbox
-from edge_runtime.uplink import Answer, Uplink
-from vision.errors import UplinkError
+from edge_runtime.transports.transport import Answer
+from edge_runtime.uplink import Uplink
 from vision.events import ItemEvent, Receipt
-from vision.wire import decode_batch, encode_receipt, encode_refusal
+from vision.wire import decode_batch, encode_receipt
 
 Make = Callable[..., ItemEvent]
-
-
-class HubDouble:
-    """Takes batches like the hub: idempotent, refuses what it is asked to refuse."""
-
-    def __init__(self) -> None:
-        self.taken: list[int] = []
-        self.answer: Answer | None = None
-        self.down = False
-        self.poison: set[int] = set()
-        self.largest = 10_000
-        self.posts = 0
-
-    def close(self) -> None:
-        pass
-
-    def post(self, body: bytes) -> Answer:
-        self.posts += 1
-        if self.down:
-            raise UplinkError("connection refused")
-        if self.answer:
-            return self.answer
-        batch = decode_batch(body)
-        numbers = [seq for seq, _ in batch.events]
-        if len(numbers) > self.largest:
-            return Answer(413, encode_refusal("too large"))
-        if self.poison & set(numbers):
-            return Answer(422, encode_refusal("a field I cannot take"))
-        self.taken += [n for n in numbers if n > max(self.taken, default=0)]
-        return Answer(200, encode_receipt(Receipt(batch.outbox_id, numbers[-1])))
 
 
 def _run(
     outbox: Outbox, hub: HubDouble, steps: int, batch_events: int = 8
 ) -> tuple[Uplink, list[float]]:
     uplink = Uplink(
-        outbox, hub, UplinkConfig(url="http://hub", batch_events=batch_events), SystemClock()
+        outbox, hub, HttpUplinkConfig(url="http://hub", batch_events=batch_events), SystemClock()
     )
     return uplink, [uplink.step() for _ in range(steps)]
 
@@ -64,7 +35,7 @@ def _run(
 def test_all_events_arrive_in_order_and_are_forgotten(outbox: Outbox) -> None:
     hub = HubDouble()
     _, pauses = _run(outbox, hub, 4)
-    assert hub.taken == list(range(1, 21))
+    assert hub.received == list(range(1, 21))
     assert outbox.depth() == 0
     assert pauses == [0, 0, 0, 1.0]
 
@@ -81,7 +52,7 @@ def test_hub_down_keeps_everything_and_backs_off_with_jitter(outbox: Outbox) -> 
     hub.down = False
     for _ in range(3):
         uplink.step()
-    assert (hub.taken, outbox.depth(), uplink.last_error) == (list(range(1, 21)), 0, "")
+    assert (hub.received, outbox.depth(), uplink.last_error) == (list(range(1, 21)), 0, "")
 
 
 @pytest.mark.parametrize("status", [301, 404, 405, 408, 429, 500, 502, 503, 504])
@@ -107,7 +78,7 @@ def test_the_thread_survives_a_defect_and_says_so(outbox: Outbox) -> None:
     uplink = Uplink(
         outbox,
         hub,
-        UplinkConfig(url="http://hub", backoff_max_s=0.01, interval_s=0.01),
+        HttpUplinkConfig(url="http://hub", backoff_max_s=0.01, interval_s=0.01),
         SystemClock(),
     )
     uplink.start()
@@ -116,7 +87,7 @@ def test_the_thread_survives_a_defect_and_says_so(outbox: Outbox) -> None:
         assert uplink._thread.is_alive()
         threading.Event().wait(0.01)
     uplink.stop()
-    assert hub.taken == list(range(1, 21))
+    assert hub.received == list(range(1, 21))
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -174,7 +145,7 @@ def test_one_poisoned_event_is_quarantined_and_all_others_arrive(outbox: Outbox)
     hub = HubDouble()
     hub.poison = {7}
     _run(outbox, hub, 30)
-    assert hub.taken == [n for n in range(1, 21) if n != 7]
+    assert hub.received == [n for n in range(1, 21) if n != 7]
     assert (outbox.depth(), outbox.quarantined()) == (0, 1)
 
 
@@ -205,7 +176,7 @@ def test_a_hub_that_refuses_everything_for_a_week_has_few_events_set_aside(
     hub.poison = set(range(1, 1000))
     for _ in range(300):
         outbox.append(make_event())
-    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub"), SystemClock())
+    uplink = Uplink(outbox, hub, HttpUplinkConfig(url="http://hub"), SystemClock())
     waited_s = 0.0
     while waited_s < 7 * 86_400:
         waited_s += uplink.step()
@@ -235,20 +206,22 @@ def test_a_proxy_that_takes_less_at_once_gets_less_at_once(outbox: Outbox) -> No
 
     hub.post = proxy  # type: ignore[method-assign]
     _run(outbox, hub, 20)
-    assert hub.taken == list(range(1, 21))
+    assert hub.received == list(range(1, 21))
 
 
 def test_too_large_batches_are_halved_until_they_fit(outbox: Outbox) -> None:
     hub = HubDouble()
     hub.largest = 3
     _run(outbox, hub, 30)
-    assert (hub.taken, outbox.quarantined()) == (list(range(1, 21)), 0)
+    assert (hub.received, outbox.quarantined()) == (list(range(1, 21)), 0)
 
 
 def test_a_week_of_401_costs_few_requests_and_no_event(outbox: Outbox) -> None:
     hub = HubDouble()
     hub.answer = Answer(401, b"")
-    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub", backoff_max_s=300), SystemClock())
+    uplink = Uplink(
+        outbox, hub, HttpUplinkConfig(url="http://hub", backoff_max_s=300), SystemClock()
+    )
     waited_s = 0.0
     while waited_s < 7 * 86_400:
         waited_s += uplink.step()
@@ -257,7 +230,7 @@ def test_a_week_of_401_costs_few_requests_and_no_event(outbox: Outbox) -> None:
     hub.answer = None
     while outbox.depth():
         uplink.step()
-    assert hub.taken == list(range(1, 21))
+    assert hub.received == list(range(1, 21))
 
 
 def test_a_batch_says_when_it_was_sent_so_that_a_hub_can_date_it(outbox: Outbox) -> None:
@@ -275,46 +248,28 @@ def test_a_batch_says_when_it_was_sent_so_that_a_hub_can_date_it(outbox: Outbox)
     assert 0 <= now.monotonic_ms - batch.sent_monotonic_ms < 5000
 
 
-def test_a_hazard_does_not_wait_for_the_next_look(outbox: Outbox, make_event: Make) -> None:
+def test_a_hazard_does_not_wait_for_the_next_turn(outbox: Outbox, make_event: Make) -> None:
     hub = HubDouble()
     outbox.ack(20)
-    uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub", interval_s=600), SystemClock())
+    uplink = Uplink(outbox, hub, HttpUplinkConfig(url="http://hub", interval_s=600), SystemClock())
     uplink.start()
-    while hub.posts or uplink._urgent.is_set():
-        pass
     outbox.append(make_event())
     started = time.monotonic()
     uplink.hurry()
     while outbox.depth() and time.monotonic() - started < 5:
         threading.Event().wait(0.01)
     uplink.stop()
-    assert hub.taken == [21]
-
-
-class MarkingHub:
-    """Keeps a mark for each outbox, as the hub does: what is not beyond it is a repeat."""
-
-    def __init__(self) -> None:
-        self.stored: dict[str, list[int]] = {}
-
-    def post(self, body: bytes) -> Answer:
-        batch = decode_batch(body)
-        held = self.stored.setdefault(batch.outbox_id, [])
-        held += [seq for seq, _ in batch.events if seq > max(held, default=0)]
-        return Answer(200, encode_receipt(Receipt(batch.outbox_id, held[-1])))
-
-    def close(self) -> None:
-        pass
+    assert hub.received == [21]
 
 
 @pytest.mark.parametrize("bin_id", ["a", "b"], ids=["restored", "another bin's"])
 def test_a_copied_card_loses_no_event_to_numbers_that_the_hub_has_seen(
     tmp_path: Path, make_event: Make, bin_id: str
 ) -> None:
-    hub = MarkingHub()
+    hub = HubDouble()
 
     def drain(outbox: Outbox) -> None:
-        uplink = Uplink(outbox, hub, UplinkConfig(url="http://hub"), SystemClock())
+        uplink = Uplink(outbox, hub, HttpUplinkConfig(url="http://hub"), SystemClock())
         for _ in range(4):
             uplink.step()
         assert outbox.depth() == 0
@@ -332,5 +287,5 @@ def test_a_copied_card_loses_no_event_to_numbers_that_the_hub_has_seen(
         assert [copy.append(make_event()) for _ in range(3)] == [6, 7, 8]
         drain(copy)
         assert copy.outbox_id != first.outbox_id
-        assert hub.stored[copy.outbox_id] == [6, 7, 8]
-    assert hub.stored[first.outbox_id] == list(range(1, 16))
+        assert hub.of(copy.outbox_id) == [6, 7, 8]
+    assert hub.of(first.outbox_id) == list(range(1, 16))

@@ -16,10 +16,24 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_runtime.capture import LiveCamera, PiCamera, Recorder, VideoFile, open_camera
+from configs import load
+from edge_runtime.cameras.factory import open_camera
+from edge_runtime.cameras.live import LiveCamera
+from edge_runtime.cameras.picamera import PiCamera
+from edge_runtime.cameras.recorder import Recorder
+from edge_runtime.cameras.video_file import VideoFile
 from edge_runtime.clock import SystemClock
-from edge_runtime.config import CameraConfig
-from vision.errors import CameraError
+from edge_runtime.config import (
+    CameraConfig,
+    DeviceCameraConfig,
+    EdgeConfig,
+    FileCameraConfig,
+    FolderCameraConfig,
+    SimulatorCameraConfig,
+    UrlCameraConfig,
+)
+from edge_runtime.rules import load_rules
+from vision.errors import CameraError, DatasetError
 from vision.frames import Frame
 
 
@@ -31,6 +45,7 @@ class MjpegServer:
 
     def __init__(self, port: int = 0) -> None:
         self.alive = threading.Event()
+        self.pace = threading.Event()  # never set
         self.frozen = False
         self.number = 0
         self.alive.set()
@@ -48,9 +63,12 @@ class MjpegServer:
                         noise = np.random.default_rng(1) if outer.frozen else rng
                         pixels = noise.integers(60, 190, (48, 64, 3)).astype(np.uint8)
                         jpeg = cv2.imencode(".jpg", pixels)[1].tobytes()
-                        head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                        head = (
+                            "--next\r\nContent-Type: image/jpeg\r\n"
+                            f"Content-Length: {len(jpeg)}\r\n\r\n"
+                        )
                         self.wfile.write(head.encode() + jpeg + b"\r\n")
-                        time.sleep(0.05)
+                        outer.pace.wait(0.05)
                 except OSError:
                     pass
 
@@ -71,23 +89,23 @@ class MjpegServer:
 def _read_within(camera: object, seconds: float) -> Frame | str:
     """Return the first frame, or the last complaint after so long."""
     end = time.monotonic() + seconds
-    said = ""
+    complaint = ""
     while time.monotonic() < end:
         try:
             frame = camera.read()  # type: ignore[attr-defined]
             assert frame is not None
             return frame
         except CameraError as error:
-            said = str(error)
-    return said
+            complaint = str(error)
+    return complaint
 
 
 def test_a_stream_that_is_cut_is_noticed_within_five_seconds_and_comes_back_by_itself(
     tmp_path: Path,
 ) -> None:
     server = MjpegServer()
-    config = CameraConfig(
-        kind="url", source=f"http://127.0.0.1:{server.port}/stream.mjpg", stale_after_s=2.0
+    config = UrlCameraConfig(
+        source=f"http://127.0.0.1:{server.port}/stream.mjpg", stale_after_s=2.0
     )
     camera, _ = open_camera(config, tmp_path, SystemClock())
     try:
@@ -96,14 +114,14 @@ def test_a_stream_that_is_cut_is_noticed_within_five_seconds_and_comes_back_by_i
         assert first.pixels_hwc.shape == (48, 64, 3)
         server.cut()
         cut = time.monotonic()
-        said = ""
-        while not said:
+        complaint = ""
+        while not complaint:
             try:
                 camera.read()
             except CameraError as error:
-                said = str(error)
+                complaint = str(error)
         assert time.monotonic() - cut < 5
-        assert "127.0.0.1" in said
+        assert "127.0.0.1" in complaint
         again = MjpegServer(server.port)
         later = _read_within(camera, 10)
         assert isinstance(later, Frame)
@@ -119,7 +137,7 @@ def test_a_camera_that_is_not_there_is_waited_for_and_named(tmp_path: Path) -> N
         port = free.getsockname()[1]
     source = f"http://127.0.0.1:{port}/stream.mjpg"
     camera, _ = open_camera(
-        CameraConfig(kind="url", source=source, stale_after_s=0.5), tmp_path, SystemClock()
+        UrlCameraConfig(source=source, stale_after_s=0.5), tmp_path, SystemClock()
     )
     try:
         assert "cannot be opened; check that it exists" in str(_read_within(camera, 1.5))
@@ -132,7 +150,7 @@ def test_a_camera_that_is_not_there_is_waited_for_and_named(tmp_path: Path) -> N
 
 def test_a_device_number_that_is_not_there_says_what_to_check(tmp_path: Path) -> None:
     camera, _ = open_camera(
-        CameraConfig(kind="device", source="97", stale_after_s=0.5), tmp_path, SystemClock()
+        DeviceCameraConfig(source="97", stale_after_s=0.5), tmp_path, SystemClock()
     )
     assert "camera 97: cannot be opened" in str(_read_within(camera, 1.5))
     camera.close()
@@ -151,7 +169,7 @@ class _Counted:
         if not self._left:
             raise OSError("pulled out")
         self._left -= 1
-        time.sleep(0.02)
+        threading.Event().wait(0.02)
         return True, np.zeros((4, 4, 3), np.uint8)
 
     def release(self) -> None:
@@ -216,7 +234,7 @@ def test_the_raspberry_pi_camera_is_asked_for_what_opencv_calls_bgr(
     ]
 
 
-def test_a_host_power_without_picamera2_says_what_to_install(
+def test_a_host_without_picamera2_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "picamera2", None)
@@ -233,6 +251,8 @@ def test_a_recording_of_what_the_camera_saw_can_be_played_and_ends_by_itself(
 
         def read(self) -> Frame | None:
             return next(self.frames, None)
+
+        hung = False
 
         def restart(self) -> None:
             pass
@@ -262,9 +282,8 @@ def make_frames() -> Callable[[int], list[Frame]]:
 
 @pytest.mark.parametrize("where", ["opening", "reading", "releasing"])
 def test_a_driver_that_does_not_come_back_is_reported_wherever_it_hangs(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+    tmp_path: Path, where: str
 ) -> None:
-    monkeypatch.setattr("edge_runtime.capture._HUNG_S", 0.2)
     over = threading.Event()
 
     def hang(at: str) -> None:
@@ -283,12 +302,14 @@ def test_a_driver_that_does_not_come_back_is_reported_wherever_it_hangs(
             hang("releasing")
 
     camera = Recorder(
-        LiveCamera(Hanging, "double", 0.1, SystemClock()), tmp_path / "recording.avi", 10.0
+        LiveCamera(Hanging, "double", 0.1, SystemClock(), hung_after_s=0.2),
+        tmp_path / "recording.avi",
+        10.0,
     )
     assert not camera.hung
     end = time.monotonic() + 5
     while not camera.hung and time.monotonic() < end:
-        time.sleep(0.02)
+        threading.Event().wait(0.02)
     hung = camera.hung
     over.set()
     camera.close()
@@ -320,10 +341,56 @@ def test_a_device_is_asked_for_its_size_whatever_it_is_called(
             pass
 
     monkeypatch.setattr(cv2, "VideoCapture", Video)
-    config = CameraConfig(kind="device", source=source, width_px=1280, height_px=720)
+    config = DeviceCameraConfig(source=source, width_px=1280, height_px=720)
     camera, _ = open_camera(config, Path(), SystemClock())
     try:
         camera.read()
     finally:
         camera.close()
     assert (asked[cv2.CAP_PROP_FRAME_WIDTH], asked[cv2.CAP_PROP_FRAME_HEIGHT]) == (1280, 720)
+
+
+def test_a_video_file_is_read_to_its_end_and_a_live_camera_gives_its_newest_frame(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "recording.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for i in range(12):
+        writer.write(np.full((48, 64, 3), 20 * i, np.uint8))
+    writer.release()
+    recording = VideoFile(path, SystemClock())
+    clock = SystemClock()
+    frames = []
+    while (frame := recording.read()) is not None:
+        frames.append(frame)
+    recording.close()
+    assert [frame.sequence for frame in frames] == list(range(1, 13))
+    assert [round(frame.pixels_hwc.mean() / 20) for frame in frames] == list(range(12))
+    live = LiveCamera(lambda: cv2.VideoCapture(path), path, 5.0, clock)
+    numbers = [live.read() for _ in range(3)]
+    live.close()
+    sequence = [frame.sequence for frame in numbers if frame]
+    assert len(sequence) == 3
+    assert sequence == sorted(set(sequence))
+
+
+def test_rule_books_that_ship_go_by_name_and_a_device_by_number(tmp_path: Path) -> None:
+    config = load(EdgeConfig, None, ["rules=eu-low", "camera.kind=device", "camera.source=0"])
+    assert isinstance(config.camera, DeviceCameraConfig)
+    assert (load_rules(config.rules).id, config.camera.source) == ("eu-low", "0")
+    with pytest.raises(DatasetError, match="labels not in taxonomy"):
+        open_camera(SimulatorCameraConfig(labels=("wood",)), tmp_path, SystemClock())
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        (FileCameraConfig(source="none.mp4"), r"camera none\.mp4: cannot be opened"),
+        (FolderCameraConfig(source="none"), "no such folder"),
+    ],
+)
+def test_cameras_that_are_not_there_say_what_to_check(
+    tmp_path: Path, config: CameraConfig, complaint: str
+) -> None:
+    with pytest.raises(CameraError, match=complaint):
+        open_camera(config, tmp_path, SystemClock())

@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.clock import Instant, SystemClock
-from edge_runtime.config import UplinkConfig
+from edge_runtime.config import HttpUplinkConfig
 from edge_runtime.outbox import Outbox
-from edge_runtime.uplink import HttpTransport, Uplink, open_transport
+from edge_runtime.transports.factory import open_transport
+from edge_runtime.transports.http import HttpTransport
+from edge_runtime.uplink import Uplink
 from vision.addresses import without_secrets
 from vision.errors import ConfigError, UplinkError
 from vision.events import ItemEvent, Receipt
@@ -62,10 +64,10 @@ def test_scheme_host_port_and_path_are_shown_and_no_secret(url: str, shown: str)
 
 
 def test_no_password_of_the_hub_is_reported() -> None:
-    transport = HttpTransport(UplinkConfig(url="http://bin7:s3cret@127.0.0.1:9"), SystemClock())
-    with pytest.raises(UplinkError) as told:
+    transport = HttpTransport(HttpUplinkConfig(url="http://bin7:s3cret@127.0.0.1:9"), SystemClock())
+    with pytest.raises(UplinkError) as failure:
         transport.post(b"")
-    assert "s3cret" not in str(told.value)
+    assert "s3cret" not in str(failure.value)
 
 
 class SlowHub:
@@ -111,7 +113,7 @@ def test_an_answer_that_comes_slowly_cut_or_as_garbage_is_no_answer_and_costs_bo
     outbox: Outbox, drip: bytes, pause_s: float
 ) -> None:
     hub = SlowHub(drip, pause_s)
-    config = UplinkConfig(url=hub.url, timeout_s=0.3)
+    config = HttpUplinkConfig(url=hub.url, timeout_s=0.3)
     transport = HttpTransport(config, SystemClock())
     uplink = Uplink(outbox, transport, config, SystemClock())
     started = time.monotonic()
@@ -124,7 +126,7 @@ def test_an_answer_that_comes_slowly_cut_or_as_garbage_is_no_answer_and_costs_bo
 
 
 class TlsHub:
-    """A hub behind HTTPS with a certificate of its own that held from the first of January 2016 for some years."""
+    """A hub behind HTTPS; its certificate held from the first of January 2016 for some years."""
 
     def __init__(self, folder: Path, years: int) -> None:
         openssl = shutil.which("openssl")
@@ -186,8 +188,8 @@ def test_https_trusts_the_certificate_it_was_given_and_no_other(
     hub = TlsHub(tmp_path, 40)
     clock = NetworkClock(True)
     for config, left in (
-        (UplinkConfig(url=hub.url), 20),
-        (UplinkConfig(url=hub.url, ca=hub.certificate), 0),
+        (HttpUplinkConfig(url=hub.url), 20),
+        (HttpUplinkConfig(url=hub.url, ca=hub.certificate), 0),
     ):
         transport = HttpTransport(config, clock)
         uplink = Uplink(outbox, transport, config, clock)
@@ -197,7 +199,7 @@ def test_https_trusts_the_certificate_it_was_given_and_no_other(
         assert ("CERTIFICATE_VERIFY_FAILED" in uplink.last_error) == bool(left)
     hub.close()
     with pytest.raises(ConfigError, match=r"uplink: .*none\.pem"):
-        open_transport(UplinkConfig(url=hub.url, ca=tmp_path / "none.pem"), clock)
+        open_transport(HttpUplinkConfig(url=hub.url, ca=tmp_path / "none.pem"), clock)
 
 
 def test_a_bin_that_does_not_know_the_time_does_not_check_the_dates_of_a_certificate_but_all_else(
@@ -205,7 +207,7 @@ def test_a_bin_that_does_not_know_the_time_does_not_check_the_dates_of_a_certifi
 ) -> None:
     hub = TlsHub(tmp_path, 1)
     clock = NetworkClock(True)
-    config = UplinkConfig(url=hub.url, ca=hub.certificate)
+    config = HttpUplinkConfig(url=hub.url, ca=hub.certificate)
     transport = HttpTransport(config, clock)
     uplink = Uplink(outbox, transport, config, clock)
     uplink.step()
@@ -215,7 +217,7 @@ def test_a_bin_that_does_not_know_the_time_does_not_check_the_dates_of_a_certifi
     assert (outbox.depth(), uplink.last_error) == (0, "")
     transport.close()
     for url, ca in ((hub.url, None), (hub.url.replace("localhost", "127.0.0.1"), hub.certificate)):
-        other = HttpTransport(UplinkConfig(url=url, ca=ca), clock)
+        other = HttpTransport(HttpUplinkConfig(url=url, ca=ca), clock)
         with pytest.raises(UplinkError, match="CERTIFICATE_VERIFY_FAILED"):
             other.post(b"")
         other.close()

@@ -9,9 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.actuate import Actuator, SerialLid, SimulatedLid, open_lid
-from edge_runtime.config import ActuatorConfig
+from edge_runtime.config import GpioLidConfig, MqttLidConfig, SerialLidConfig
+from edge_runtime.lids.actuator import Actuator
+from edge_runtime.lids.factory import open_lid
+from edge_runtime.lids.simulated import SimulatedLid
 from vision.errors import ConfigError
+from vision.events import Outcome
+
+
+def _order(actuator: Actuator, stream: str) -> tuple[str, str]:
+    """Return where the item went, and "moved" or what went wrong."""
+    move = actuator.execute(stream, "residual")
+    return move.stream, move.fault or move.outcome.value
 
 
 class _Recorded:
@@ -35,34 +44,34 @@ class _Recorded:
 
 def test_a_fault_opens_to_residual_and_says_so() -> None:
     lid = _Recorded("glass")
-    actuator = Actuator(lid, "residual")
-    assert actuator.execute("paper")[1] == "moved"
-    assert actuator.execute("glass") == (
+    actuator = Actuator(lid)
+    assert _order(actuator, "paper")[1] == "moved"
+    assert _order(actuator, "glass") == (
         "residual",
-        "fault: the flap of glass is stuck; opened residual instead",
+        "the flap of glass is stuck; opened residual instead",
     )
     assert lid.opened == ["paper", "residual"]
 
 
 def test_a_lid_that_is_dead_raises_nothing() -> None:
-    actuator = Actuator(_Recorded("glass", "residual"), "residual")
-    assert actuator.execute("glass") == (
+    actuator = Actuator(_Recorded("glass", "residual"))
+    assert _order(actuator, "glass") == (
         "residual",
-        "fault: the flap of glass is stuck; the flap of residual is stuck",
+        "the flap of glass is stuck; the flap of residual is stuck",
     )
-    assert actuator.execute("residual") == ("residual", "fault: the flap of residual is stuck")
+    assert _order(actuator, "residual") == ("residual", "the flap of residual is stuck")
     assert actuator.alarm("battery") == "no lamp"
 
 
 def test_a_bin_that_stops_leaves_the_lid_at_residual() -> None:
     lid = _Recorded()
-    Actuator(lid, "residual").close()
+    Actuator(lid).close("residual")
     assert lid.opened == ["residual", "closed"]
 
 
 def test_a_stream_without_a_compartment_is_a_fault_and_no_exception() -> None:
-    assert Actuator(SimulatedLid(("residual",), None), "residual").execute("glass")[1] == (
-        "fault: no compartment for glass; opened residual instead"
+    assert _order(Actuator(SimulatedLid(("residual",), None)), "glass")[1] == (
+        "no compartment for glass; opened residual instead"
     )
 
 
@@ -72,25 +81,19 @@ def test_gpio_pins_go_high_one_at_a_time_and_low_again() -> None:
 
     gpiozero.Device.pin_factory = MockFactory()
     try:
-        config = ActuatorConfig(
-            kind="gpio", pins={"glass": 17, "residual": 27}, alarm_pin=22, hold_s=0.01
-        )
+        config = GpioLidConfig(pins={"glass": 17, "residual": 27}, alarm_pin=22, hold_s=0.01)
         lid = open_lid(config, ("glass", "residual"), None)
         pins = {
             name: gpiozero.Device.pin_factory.pin(n)
             for name, n in (("glass", 17), ("residual", 27), ("alarm", 22))
         }
-        assert Actuator(lid, "residual").execute("glass")[1] == "moved"
+        assert _order(Actuator(lid), "glass")[1] == "moved"
         states = {name: [s.state for s in pin.states] for name, pin in pins.items()}
         assert states["glass"][-3:] == [False, True, False]
         assert True not in states["residual"]
         lid.alarm("battery at 0.9")
         assert pins["alarm"].state
-        assert (
-            Actuator(lid, "residual")
-            .execute("paper")[1]
-            .startswith("fault: actuator.pins: no pin for paper")
-        )
+        assert _order(Actuator(lid), "paper")[1].startswith("actuator.pins: no pin for paper")
         lid.close()
         with pytest.raises(ConfigError, match=r"actuator\.pins: no pin for paper"):
             open_lid(config, ("glass", "paper", "residual"), None)
@@ -131,15 +134,15 @@ class _Controller:
 def test_a_controller_on_a_serial_line_is_asked_and_believed_only_when_it_says_ok() -> None:
     pytest.importorskip("serial")
     controller = _Controller(b"OK\n", b"ERR jammed\n", b"OK\n", b"OK\n")
-    lid = SerialLid(ActuatorConfig(kind="serial", port=controller.port, timeout_s=0.5))
-    actuator = Actuator(lid, "residual")
-    assert actuator.execute("glass")[1] == "moved"
+    lid = open_lid(SerialLidConfig(port=controller.port, timeout_s=0.5), ("glass",), None)
+    actuator = Actuator(lid)
+    assert _order(actuator, "glass")[1] == "moved"
     assert (
-        actuator.execute("paper")[1]
-        == "fault: the lid's controller answers 'ERR jammed'; opened residual instead"
+        _order(actuator, "paper")[1]
+        == "the lid's controller answers 'ERR jammed'; opened residual instead"
     )
     assert actuator.alarm("a battery\nat 0.9") == ""
-    assert actuator.execute("glass")[1].startswith("fault: the lid's controller is silent")
+    assert _order(actuator, "glass")[1].startswith("the lid's controller is silent")
     assert controller.heard[:4] == [
         "OPEN glass",
         "OPEN paper",
@@ -151,18 +154,16 @@ def test_a_controller_on_a_serial_line_is_asked_and_believed_only_when_it_says_o
 def test_a_serial_line_may_be_plugged_in_later_and_pulled_out(tmp_path: Path) -> None:
     pytest.importorskip("serial")
     port = tmp_path / "tty"
-    actuator = Actuator(
-        SerialLid(ActuatorConfig(kind="serial", port=str(port), timeout_s=0.5)), "residual"
-    )
-    assert "could not open port" in actuator.execute("glass")[1]
+    actuator = Actuator(open_lid(SerialLidConfig(port=str(port), timeout_s=0.5), ("glass",), None))
+    assert "could not open port" in _order(actuator, "glass")[1]
     first = _Controller(b"OK\n")
     port.symlink_to(first.port)
-    assert actuator.execute("glass")[1] == "moved"
+    assert _order(actuator, "glass")[1] == "moved"
     first.pull()
-    assert actuator.execute("glass")[1].startswith("fault: ")
+    assert actuator.execute("glass", "residual").outcome is Outcome.FAULT
     port.unlink()
     port.symlink_to(_Controller(b"OK\n").port)
-    assert actuator.execute("glass")[1] == "moved"
+    assert _order(actuator, "glass")[1] == "moved"
 
 
 def test_a_controller_behind_mqtt_must_answer_itself(broker: str) -> None:
@@ -188,20 +189,17 @@ def test_a_controller_behind_mqtt_must_answer_itself(broker: str) -> None:
     controller.connect("127.0.0.1", int(broker.rpartition(":")[2]))
     controller.loop_start()
     assert ready.wait(5)
-    lid = open_lid(
-        ActuatorConfig(kind="mqtt", url=broker, topic="bin", timeout_s=1.0), ("glass",), None
-    )
-    actuator = Actuator(lid, "residual")
+    lid = open_lid(MqttLidConfig(url=broker, topic="bin", timeout_s=1.0), ("glass",), None)
+    actuator = Actuator(lid)
     try:
         end = threading.Event()
-        while actuator.execute("glass")[1] != "moved" and not end.wait(0.05):
+        while _order(actuator, "glass")[1] != "moved" and not end.wait(0.05):
             assert len(heard) < 100
         assert (
-            actuator.execute("paper")[1]
-            == "fault: the lid's controller refuses; opened residual instead"
+            _order(actuator, "paper")[1] == "the lid's controller refuses; opened residual instead"
         )
-        assert actuator.execute("silent")[1].startswith(
-            "fault: the lid's controller did not answer within 1 s"
+        assert _order(actuator, "silent")[1].startswith(
+            "the lid's controller did not answer within 1 s"
         )
         assert actuator.alarm("battery") == ""
         assert heard[-1]["reason"] == "battery"

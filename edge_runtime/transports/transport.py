@@ -1,0 +1,28 @@
+"""What a way to the hub is: send a body, return the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: HTTP status and body."""
+
+    status: int
+    body: bytes
+
+
+class Transport(Protocol):
+    """Send a body, return the answer."""
+
+    def post(self, body: bytes) -> Answer:
+        """Send one encoded batch.
+
+        Raises:
+            UplinkError: no answer came.
+        """
+
+    def close(self) -> None:
+        """Hang up."""
