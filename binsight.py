@@ -1,4 +1,7 @@
-"""The front door: one command line. Each sub-command imports its program only when it is called."""
+"""The front door: one command line for the three programs.
+
+Each sub-command imports its program only when it is called.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -17,6 +20,10 @@ from edge_runtime.commands import app as edge
 from training.commands import LabelMap, progress
 from training.commands import app as training
 from vision.errors import BinsightError
+
+if TYPE_CHECKING:
+    from training.evaluate import Evaluation
+    from vision.datasets import Dataset
 
 __version__ = "0.1.0"
 
@@ -45,42 +52,48 @@ class Format(StrEnum):
     jsonl = "jsonl"
 
 
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder with a splits.csv, or class folders.")
+]
+Index = Annotated[
+    Path | None,
+    typer.Option("--index", help="Or a CSV: path, label, and if you have them group and split."),
+]
+Outliers = Annotated[
+    Path | None,
+    typer.Option(
+        "--outliers",
+        help="A set of other things (not its train split): does the bundle find them unknown?",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Split to measure, empty for all; by default val, of an index all but train.",
+    ),
+]
+ReportFolder = Annotated[
+    Path | None, typer.Option("--out", help="Folder for evaluation.json and a report page.")
+]
+Predictions = Annotated[
+    Path | None,
+    typer.Option(
+        "--predictions", help="JSON lines: path, truth, label, confidence, unknown_score."
+    ),
+]
+
+
 @app.command()
 def evaluate(
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Folder with a splits.csv, or class folders.")
-    ] = None,
-    index: Annotated[
-        Path | None,
-        typer.Option(
-            "--index", help="Or a CSV: path, label, and if you have them group and split."
-        ),
-    ] = None,
-    outliers: Annotated[
-        Path | None,
-        typer.Option(
-            "--outliers",
-            help="A set of other things (not its train split): are they told to be unknown?",
-        ),
-    ] = None,
+    data: Data = None,
+    index: Index = None,
+    outliers: Outliers = None,
     bundle: Bundle = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            help="Split to measure, empty for all; by default val, of an index all but train.",
-        ),
-    ] = None,
+    split: Split = None,
     label_map: LabelMap = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for evaluation.json and a report page.")
-    ] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            "--predictions", help="JSON lines: path, truth, label, confidence, unknown_score."
-        ),
-    ] = None,
+    out: ReportFolder = None,
+    predictions: Predictions = None,
     threads: Threads = 2,
 ) -> None:
     """Measure a bundle on labelled images, exactly as a bin would see them.
@@ -88,8 +101,6 @@ def evaluate(
     Things that are none of the bundle's labels measure the unknown test: name a set of them with
     --outliers, or map their names to "unknown" in the label map.
     """
-    from dataclasses import replace
-
     from training.evaluate import evaluate as evaluate_bundle
     from training.evaluate import trained_groups, with_outliers
     from training.report import write_evaluation
@@ -100,19 +111,7 @@ def evaluate(
         raise ConfigError("name the images with --data FOLDER or with --index CSV, one of them")
     names = read_label_map(label_map) if label_map else None
     whole = open_dataset(source, names)
-    held = tuple(s for s in whole.samples if s.split != "train")
-    if split is None and index:
-        dataset = replace(whole, samples=held) if held else whole
-    else:
-        wanted = "val" if split is None else split
-        dataset = whole.select(wanted) if wanted else whole
-        if whole.drawn and wanted:
-            print(
-                f"note: the set names no splits; {len(dataset.samples)} of its "
-                f"{len(whole.samples)} images, which "
-                "training would hold out, are measured. --split '' takes all.",
-                file=sys.stderr,
-            )
+    dataset = _measured_part(whole, split, bool(index))
     chosen = _bundle(bundle, one=True)
     trained = (
         trained_groups(chosen, whole) if all(s.split != "train" for s in dataset.samples) else set()
@@ -126,21 +125,43 @@ def evaluate(
         print(f"left out: {reason}", file=sys.stderr)
     print(json.dumps(result.figures, indent=1), flush=True)
     if predictions:
-        predictions.parent.mkdir(parents=True, exist_ok=True)
-        rows = zip(dataset.samples, result.predictions, strict=True)
-        lines = [
-            {
-                "path": str(s.path),
-                "truth": s.label,
-                "label": p.label,
-                "confidence": p.confidence,
-                "unknown_score": p.unknown_score,
-            }
-            for s, p in rows
-        ]
-        predictions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        _write_predictions(predictions, result)
     if out:
         print(f"report: {write_evaluation(out, chosen, dataset, result)}", file=sys.stderr)
+
+
+def _measured_part(whole: Dataset, split: str | None, from_index: bool) -> Dataset:
+    """Return the samples to measure; say so where a part was drawn that the set does not name."""
+    from dataclasses import replace
+
+    if split is None and from_index:
+        held = tuple(s for s in whole.samples if s.split != "train")
+        return replace(whole, samples=held) if held else whole
+    wanted = "val" if split is None else split
+    dataset = whole.select(wanted) if wanted else whole
+    if whole.drawn and wanted:
+        print(
+            f"note: the set names no splits; {len(dataset.samples)} of its {len(whole.samples)} "
+            "images, which training would hold out, are measured. --split '' takes all.",
+            file=sys.stderr,
+        )
+    return dataset
+
+
+def _write_predictions(path: Path, result: Evaluation) -> None:
+    """Write one JSON line for each image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {
+            "path": str(s.path),
+            "truth": s.label,
+            "label": p.label,
+            "confidence": p.confidence,
+            "unknown_score": p.unknown_score,
+        }
+        for s, p in zip(result.dataset.samples, result.predictions, strict=True)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @app.command()
@@ -154,7 +175,7 @@ def classify(
     ] = Format.table,
     threads: Threads = 2,
 ) -> None:
-    """Say what is on each image: a row, or a JSON line, each.
+    """Say what is on each image, one row or one JSON line each.
 
     An image that cannot be read is a line with its error. Exits with 1 only if none could be read.
     """
@@ -242,13 +263,14 @@ def demo(
         bool, typer.Option("--exit", help="End when done; non-zero if anything did not add up.")
     ] = False,
 ) -> None:
-    """Show the whole line.
+    """Show the whole line, from photographs to statistics.
 
-    Train, export, quantise, ten bins, one killed hard, a hub, statistics, a page.
+    It trains, exports and quantises a model, runs ten bins and kills one hard, and serves a hub
+    with statistics and a page.
     """
-    from binsight_demo import run_demo
+    from binsight_demo import Demo, run_demo
 
-    if not run_demo(data, bins, items, weights, port, folder, exit):
+    if not run_demo(Demo(data, bins, items, weights, port, folder, exit)):
         raise typer.Exit(1)
 
 
@@ -271,9 +293,8 @@ def main() -> NoReturn:
     """Run the command line; errors that a user can act on are one line and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a file's name need not be in the terminal's alphabet
+            # A file's name need not be in the terminal's alphabet.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except BinsightError as error:

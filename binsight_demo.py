@@ -1,10 +1,8 @@
-"""`binsight demo`.
+"""`binsight demo`: the whole line from photographs to statistics.
 
-The whole line from photographs to statistics, through the same commands that a user types.
-
-It drives the three programs from outside and knows only their commands, their files and the hub's
-address. What it checks at the end is the truth that the simulated chutes kept on disk against what
-the hub publishes.
+It runs the same commands that a user types. It drives the three programs from outside and knows
+only their commands, their files and the hub's address. At the end it compares the truth that the
+simulated chutes kept on disk with what the hub publishes.
 """
 
 from __future__ import annotations
@@ -30,8 +28,8 @@ from edge_runtime.config import FLOAT_BUNDLE
 from vision.errors import BinsightError, ConfigError
 from vision.simulator.world import LedgerLine, read_ledger
 
-# A minute or two on two cores of any kind, from the bundle that ships: small images, the first
-# stages as they are.
+# A minute or two on two cores of any kind: it begins from the bundle that ships, takes small images
+# and leaves the first stages as they are.
 RECIPE = (
     "model.name=timm:tf_efficientnet_lite2",
     "model.size_px=128",
@@ -74,51 +72,60 @@ class _Bin:
         return read_ledger(self.state / "truth.jsonl")
 
 
-def run_demo(
-    data: Path | None,
-    bins: int,
-    items: int,
-    weights: str | None,
-    port: int,
-    folder: Path,
-    exit_when_done: bool,
-) -> bool:
-    """Run the demo; return True if every item dropped in is in the statistics exactly once.
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What the demo is asked for.
 
-    Args:
+    Attributes:
         data: photographs to train on and to show; None for the simulator's.
-        bins, items: how many bins, and items dropped into each.
+        bins: number of bins.
+        items: number of items dropped into each bin.
         weights: initial weights as `binsight train` takes them; None begins from the bundle that
             ships.
         port: of the hub; 0 takes a free one.
         folder: where everything is written; what an earlier demo left there is removed.
         exit_when_done: end instead of serving the page until Ctrl-C.
+    """
+
+    data: Path | None
+    bins: int
+    items: int
+    weights: str | None
+    port: int
+    folder: Path
+    exit_when_done: bool
+
+
+def run_demo(demo: Demo) -> bool:
+    """Run the demo; return True if every item dropped in is in the statistics exactly once.
 
     Raises:
         BinsightError: a step failed; the message names it and its log.
     """
     began = time.monotonic()
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # so that hub and bins are stopped as by Ctrl-C
-    _check_port(port)
-    _clear_folder(folder)
+    # Hub and bins are then stopped as by Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _check_port(demo.port)
+    _clear_folder(demo.folder)
+    data = demo.data
+    folder = demo.folder
+    items = demo.items
     console.rule("1 · train")
     source = f"data.root={data.resolve()}" if data else f"data.simulator_images={SIMULATOR_IMAGES}"
     settings = [
         part
-        for key in (source, *RECIPE, f"model.weights={weights or FLOAT_BUNDLE}")
+        for key in (source, *RECIPE, f"model.weights={demo.weights or FLOAT_BUNDLE}")
         for part in ("--set", key)
     ]
     _step("train", "--out", str(folder / "run"), *settings)
     console.rule("2 · export and quantise")
     _step("export", str(folder / "run"), "--out", str(folder / "float.onnx"))
     bundle = _quantized(folder)
-    with _hub(folder, port) as address:
-        console.rule(f"3 · {bins} bins, {items} items each")
-        fleet = [_make_bin(folder, bundle, index, items, data, address) for index in range(bins)]
+    with _hub(folder, demo.port) as address:
+        console.rule(f"3 · {demo.bins} bins, {items} items each")
+        fleet = [_make_bin(demo, bundle, index, address) for index in range(demo.bins)]
         try:
-            killed = _watch(fleet, items)
+            killed = _run_fleet(fleet, items)
         finally:
             for member in fleet:
                 member.kill()
@@ -127,14 +134,14 @@ def run_demo(
         console.rule("5 · does it add up?")
         adds_up = _check(fleet, folder, items, killed)
         console.print(f"the page: [bold]{address}[/]   ({time.monotonic() - began:.0f} s in all)")
-        if not exit_when_done:
+        if not demo.exit_when_done:
             console.print("serving until Ctrl-C")
             _serve_until_interrupted()
     return adds_up
 
 
 def _check_port(port: int) -> None:
-    """Find out before minutes of training that another hub, an earlier demo perhaps, holds the port."""
+    """Refuse, before minutes of training, a port that another hub holds; perhaps an older demo."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -182,7 +189,10 @@ def _step(*arguments: str) -> None:
 
 
 def _quantized(folder: Path) -> Path:
-    """Return the int8 bundle, or the float one where int8 is refused: a minute's training may lose too much by it."""
+    """Return the int8 bundle, or the float one where int8 is refused.
+
+    After a minute's training int8 may lose too much.
+    """
     float_bundle = folder / "float.onnx"
     int8_bundle = folder / "int8.onnx"
     try:
@@ -192,9 +202,8 @@ def _quantized(folder: Path) -> Path:
     except BinsightError:
         console.print(
             "int8 was refused, for the reason above, and the bins run the float bundle: two "
-            "epochs leave labels so "
-            "close together that rounding moves some; the bundle that ships was trained for 80, "
-            "and loses 0.2 points"
+            "epochs leave labels so close together that rounding moves some; the bundle that "
+            "ships was trained for 80, and loses 0.2 points"
         )
         return float_bundle
     return int8_bundle
@@ -222,26 +231,21 @@ def _hub(folder: Path, port: int) -> Iterator[str]:
             process.kill()
 
 
-def _make_bin(
-    folder: Path, bundle: Path, index: int, items: int, data: Path | None, address: str
-) -> _Bin:
+def _make_bin(demo: Demo, bundle: Path, index: int, address: str) -> _Bin:
     name = f"bin-{index + 1:02}"
     camera: dict[str, Any] = {
         "width_px": 320,
         "height_px": 240,
         "fps": BIN_FPS,
-        "items": items,
+        "items": demo.items,
         "seed": index,
     }
-    if data:
-        camera |= {
-            "kind": "folder",
-            "source": str(data.resolve()),
-            "split": "val",
-        }
+    if demo.data:
+        camera |= {"kind": "folder", "source": str(demo.data.resolve()), "split": "val"}
     else:
         camera |= {"kind": "simulator"}
-    member = _Bin(name, folder / "bins" / f"{name}.yaml", folder / "bins" / name)
+    bins = demo.folder / "bins"
+    member = _Bin(name, bins / f"{name}.yaml", bins / name)
     member.config.parent.mkdir(exist_ok=True)
     document = {
         "bin_id": name,
@@ -251,12 +255,16 @@ def _make_bin(
         "camera": camera,
         "uplink": {"url": address},
     }
-    member.config.write_text(json.dumps(document, indent=1))  # JSON is YAML
+    member.config.write_text(json.dumps(document, indent=1))  # every JSON file is YAML
     return member
 
 
-def _watch(fleet: list[_Bin], items: int) -> str:
-    """Start the bins, kill one with SIGKILL while an item lies in it, wait for all; return what was killed when."""
+def _run_fleet(fleet: list[_Bin], items: int) -> str:
+    """Start the bins, kill one with SIGKILL while an item lies in it, and wait for all.
+
+    Returns:
+        One line that says what was killed and when; empty if nothing was.
+    """
     for member in fleet:
         member.start()
     victim = fleet[min(1, len(fleet) - 1)]
@@ -281,7 +289,10 @@ def _watch(fleet: list[_Bin], items: int) -> str:
                 and lines[-1].index >= items // 2
             ):
                 victim.kill()
-                story = f"{victim.name} was killed (SIGKILL) while item {lines[-1].index + 1} lay in it, and started again"
+                story = (
+                    f"{victim.name} was killed (SIGKILL) while item {lines[-1].index + 1} lay in "
+                    "it, and started again"
+                )
                 progress.console.print(f"[yellow]{story}[/]")
                 victim.start()
             progress.update(
@@ -303,8 +314,8 @@ def _watch(fleet: list[_Bin], items: int) -> str:
 
 def _check(fleet: list[_Bin], folder: Path, items: int, killed: str) -> bool:
     """Compare the truth of every chute with the hub's statistics; print what was found."""
-    from cluster import stats  # noqa: PLC0415
-    from cluster.lake import Lake  # noqa: PLC0415
+    from cluster import stats  # noqa: PLC0415  extra "cluster"
+    from cluster.lake import Lake  # noqa: PLC0415  extra "cluster"
 
     lake = Lake(folder / "lake")
     counted = {row["bin_id"]: row["items"] for row in stats.query(lake, ["bin_id"])}
@@ -332,8 +343,8 @@ def _check(fleet: list[_Bin], folder: Path, items: int, killed: str) -> bool:
             and not unserved
         )
         adds_up = adds_up and good
-        right = right + hits
-        total = total + len(truth)
+        right += hits
+        total += len(truth)
         cells = (
             member.name,
             len(truth),

@@ -1,4 +1,4 @@
 """Measurements, each against what a user would use instead, in one run.
 
-Prints JSON lines: `make bench`.
+`make bench` prints them as JSON lines.
 """

@@ -1,4 +1,4 @@
-"""Run the benchmarks named on the command line, or all.
+"""Run the benchmarks named on the command line, or all of them but the longest.
 
 `python -m benchmarks [frame_to_decision ingest ...]`.
 """
@@ -17,7 +17,7 @@ from edge_runtime import host
 def main() -> None:
     """Print one JSON line for the machine and one for each measurement."""
     known = sorted(p.stem.removeprefix("bench_") for p in Path(__file__).parent.glob("bench_*.py"))
-    # Half an hour each: by name alone.
+    # Half an hour each: they run only when named.
     chosen = sys.argv[1:] or [name for name in known if name not in ("ablation", "crash", "soak")]
     if unknown := sorted(set(chosen) - set(known)):
         sys.exit(f"error: no benchmark {', '.join(unknown)}; known: {', '.join(known)}")

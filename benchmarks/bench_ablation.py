@@ -1,11 +1,10 @@
-"""What each ingredient of the recipe is worth.
+"""What each ingredient of the recipe is worth: the recipe without it.
 
-The recipe without it, in grouped cross-validation and in another place.
-
-A small version of the recipe of configs/trashnet.yaml (smaller images, few epochs), so the
-accuracies are lower than the shipped bundle's; what counts is the difference from the first row.
-Takes about three quarters of an hour on two cores; what was trained when it was stopped is kept in
-runs/ablation and not trained again. Prints nothing where ../shared is missing.
+It is measured in grouped cross-validation and in another place. The recipe is a small version of
+that of configs/trashnet.yaml (smaller images, few epochs), so the accuracies are lower than the
+shipped bundle's; what counts is the difference from the first row. It takes about three quarters of
+an hour on two cores; what was trained when it was stopped is kept in runs/ablation and not trained
+again. It prints nothing where ../shared is missing.
 """
 
 import csv
@@ -16,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from configs import load, with_values
 from training.config import TrainConfig
 from training.recipes.finetune import finetune, load_trained, predict_logits, prepare
-from vision.datasets import open_dataset
+from vision.datasets import Sample, open_dataset
 from vision.decision import softmax
 from vision.metrics import auroc, group_bootstrap
 
@@ -123,7 +123,7 @@ def _outputs(config: TrainConfig) -> tuple[Any, Any, Any]:
     spec = config.model.preprocess()
     cpu = torch.device("cpu")
 
-    def run(samples: Any) -> Any:
+    def run(samples: tuple[Sample, ...]) -> NDArray[np.float32]:
         return predict_logits(model, prepare(samples, spec), cpu)
 
     val = open_dataset(config.data.root or Path()).select("val").samples

@@ -1,7 +1,4 @@
-"""Aggregation of a fleet's events.
-
-The kernel in this process against the same kernel as Ray tasks.
-"""
+"""Aggregation of a fleet's events: the kernel in this process against the kernel as Ray tasks."""
 
 import tempfile
 import time

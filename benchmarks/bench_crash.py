@@ -1,6 +1,6 @@
-"""kill -9 at random instants while items fall, the hub up and down at random.
+"""Kill bins with SIGKILL while items fall, and the hub too, and count what is lost or doubled.
 
-What is lost, what is counted twice.
+The instants are random, and the hub goes up and down at random.
 """
 
 import os
@@ -16,12 +16,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from cluster.lake import Lake
+from edge_runtime.clock import SystemClock
+from edge_runtime.config import HttpUplinkConfig
 from edge_runtime.outbox import Outbox
+from edge_runtime.transports.http import HttpTransport
+from edge_runtime.uplink import Uplink
 from vision.simulator.world import read_ledger
 
 KILLS = 500
 BINS = 2
+START_MAX_S = 120.0
+ITEMS_A_LIFE = 2
 _TINY = (
     "camera.width_px=160",
     "camera.height_px=120",
@@ -75,7 +83,9 @@ def crash(folder: Path, kills: int, bins: int, seed: int = 0) -> dict[str, Any]:
 
     Args:
         folder: where bins and lake are.
-        kills: in all; bins: at the same time.
+        kills: number of kills in all.
+        bins: number of bins that live at the same time.
+        seed: of the random instants.
 
     Returns:
         kills, hub_kills, items (cleared by a lid), events in the lake, lost (numbers that an outbox
@@ -85,35 +95,9 @@ def crash(folder: Path, kills: int, bins: int, seed: int = 0) -> dict[str, Any]:
     rng = random.Random(seed)
     hub = Hub(folder / "lake", random.Random(seed + 1))
     states = [folder / f"bin{i}" for i in range(bins)]
-
-    def live(state: Path, number: int, some: random.Random) -> None:
-        sets = [
-            *_TINY,
-            f"state={state}",
-            f"bin_id=bin{number}",
-            f"uplink.url={hub.url}",
-            f"camera.seed={number}",
-        ]
-        command = [
-            sys.executable,
-            "-m",
-            "binsight",
-            "edge",
-            "run",
-            *(f"--set={word}" for word in sets),
-        ]
-        for _ in range(kills // bins):
-            process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            time.sleep(some.uniform(0.2, 2.5))
-            if process.poll() is not None:
-                raise RuntimeError(f"bin {number} ended by itself with {process.returncode}")
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-
+    each = kills // bins
     threads = [
-        threading.Thread(target=live, args=(s, i, random.Random(rng.random())))
+        threading.Thread(target=_live, args=(s, i, hub.url, each, random.Random(rng.random())))
         for i, s in enumerate(states)
     ]
     for thread in threads:
@@ -123,25 +107,21 @@ def crash(folder: Path, kills: int, bins: int, seed: int = 0) -> dict[str, Any]:
     hub.close()
     items = 0
     given = dict[str, int]()
-    identities = []
     for state in states:
         items += sum(line.what == "cleared" for line in read_ledger(state / "truth.jsonl"))
         with Outbox(state / "outbox.sqlite", state.name) as outbox:
-            identities.append(outbox.outbox_id)
             rows: list[Any] = outbox._db.execute(
                 "SELECT seq FROM sqlite_sequence WHERE name = 'event'"
             ).fetchall()
             given[outbox.outbox_id] = int(rows[0][0]) if rows else 0
             assert outbox.dropped() == 0
     _deliver(hub, states)
-    import duckdb  # noqa: PLC0415  the lake's own reader
-
     files = Lake(folder / "lake").files("events")
     with duckdb.connect() as db:
         found = db.read_parquet(files).project("outbox_id, seq").fetchall()
     wanted = {(outbox, seq) for outbox, last in given.items() for seq in range(1, last + 1)}
     return {
-        "kills": kills // bins * bins,
+        "kills": each * bins,
         "hub_kills": hub.kills,
         "items": items,
         "events": len(found),
@@ -151,13 +131,42 @@ def crash(folder: Path, kills: int, bins: int, seed: int = 0) -> dict[str, Any]:
     }
 
 
+def _live(state: Path, number: int, url: str, kills: int, rng: random.Random) -> None:
+    """Start one bin and kill it at a random instant, so many times."""
+    settings = [
+        *_TINY,
+        f"state={state}",
+        f"bin_id=bin{number}",
+        f"uplink.url={url}",
+        f"camera.seed={number}",
+    ]
+    command = [sys.executable, "-m", "binsight", "edge", "run"]
+    command += [f"--set={setting}" for setting in settings]
+    for _ in range(kills):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # One life in four ends while the bin starts, on any machine; the others while it works.
+        if rng.random() < 0.75:
+            _wait_for_items(state, process)
+        time.sleep(rng.uniform(0.0, 1.5))
+        if process.poll() is not None:
+            raise RuntimeError(f"bin {number} ended by itself with {process.returncode}")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _wait_for_items(state: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a few items have fallen and been cleared in this life of the bin."""
+    ledger = state / "truth.jsonl"
+    known = len(read_ledger(ledger))
+    deadline = time.monotonic() + START_MAX_S
+    while len(read_ledger(ledger)) < known + 2 * ITEMS_A_LIFE and process.poll() is None:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{state.name} did not work within {START_MAX_S:.0f} s")
+        time.sleep(0.02)
+
+
 def _deliver(hub: Hub, states: list[Path]) -> None:
     """Let a hub that stays up take what is left in the outboxes."""
-    from edge_runtime.clock import SystemClock  # noqa: PLC0415
-    from edge_runtime.config import HttpUplinkConfig  # noqa: PLC0415
-    from edge_runtime.transports.http import HttpTransport  # noqa: PLC0415
-    from edge_runtime.uplink import Uplink  # noqa: PLC0415
-
     process = hub.start()
     config = HttpUplinkConfig(url=hub.url, backoff_max_s=0.5)
     try:

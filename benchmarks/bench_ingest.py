@@ -1,6 +1,6 @@
 """Durable events a second of one hub process, by batch size.
 
-From the bytes of a request to the synced commit.
+Measured from the bytes of a request to the synced commit.
 """
 
 import random
@@ -42,10 +42,7 @@ EVENT = ItemEvent(
 
 
 def _events(count: int, seed: int) -> tuple[tuple[int, ItemEvent], ...]:
-    """Return numbered events whose figures differ as those of real ones do.
-
-    So that they compress no better.
-    """
+    """Return numbered events whose figures differ as real ones do, so they compress no better."""
     rng = random.Random(seed)
     return tuple(
         (

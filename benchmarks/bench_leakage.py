@@ -1,11 +1,10 @@
 """How much near-duplicates inflate figures on TrashNet.
 
-Cross-validation with and without regard to groups.
-
-The network is frozen (MobileNetV2, ImageNet weights), so every difference is the split's. The same
-images are scored twice: once with their near-duplicates spread over all folds, as nearly all
-published splits do, once with each group in one fold. The interval comes from resampling groups.
-Prints nothing where ../shared is missing.
+Cross-validation runs with and without regard to groups. The network is frozen (MobileNetV2,
+ImageNet weights), so every difference is the split's. The same images are scored twice: once with
+their near-duplicates spread over all folds, as nearly all published splits do, once with each group
+in one fold. The interval comes from resampling groups. It prints nothing where ../shared is
+missing.
 """
 
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from training.data import Images
 from training.models import build
-from vision.datasets import open_dataset
+from vision.datasets import Sample, open_dataset
 from vision.metrics import group_bootstrap
 from vision.preprocess import Fit, PreprocessSpec, preprocess
 
@@ -32,9 +32,9 @@ REPEATS = 5
 
 
 def measure() -> Iterator[dict[str, Any]]:
-    """Yield one row for each classifier.
+    """Yield one row for each classifier: accuracy ungrouped, grouped, and the difference.
 
-    Accuracy ungrouped and grouped, and the difference with its 95 % interval.
+    The difference comes with its 95 % interval.
     """
     if not SHARED.is_dir():
         return
@@ -76,7 +76,7 @@ def measure() -> Iterator[dict[str, Any]]:
         }
 
 
-def _features(samples: Any) -> Any:
+def _features(samples: tuple[Sample, ...]) -> NDArray[np.float32]:
     model = build(
         "mobilenet_v2", 6, 0.0, str(SHARED / "weights/mobilenet_v2-imagenet.safetensors")
     ).eval()

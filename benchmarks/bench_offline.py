@@ -1,6 +1,7 @@
 """Thirty days offline at 2,000 items a day, then the hub: what arrives, how large the disk grew.
 
-Once more with a small outbox, where the oldest must go and be counted. Clocks jump meanwhile.
+It runs once more with a small outbox, from which the oldest events must go and be counted. The
+bin's clocks jump meanwhile.
 """
 
 import tempfile
@@ -57,7 +58,7 @@ class Network:
         return Answer(200, encode_receipt(self._ingest.commit([decode_batch(body)])[0]))
 
     def close(self) -> None:
-        """Nothing to hang up."""
+        """Do nothing: there is no connection."""
 
 
 def offline(folder: Path, max_bytes: int, days: int = DAYS) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def offline(folder: Path, max_bytes: int, days: int = DAYS) -> dict[str, Any]:
         )
         started = time.perf_counter()
         for day in range(days):
-            # set right; ten years back; ten years ahead; no clock at all
+            # Set right; ten years back; ten years ahead; no clock at all.
             clocks = ((0, True), (-ten_years_ms, True), (ten_years_ms, True), (0, False))
             month.wall_off_ms, month.synced = clocks[day % 4]
             for _ in range(ITEMS_A_DAY):

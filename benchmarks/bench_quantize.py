@@ -1,9 +1,7 @@
-"""What int8 costs, scheme by scheme, label by label, with graph optimisation on and off.
+"""What int8 costs, scheme by scheme and label by label: a float bundle against itself.
 
-A float bundle against itself.
-
-Needs the run of the shipped bundle (`binsight train --config configs/trashnet.yaml`, then `binsight
-export`) in runs/trashnet; prints nothing without it.
+Graph optimisation is on and off. It needs the run of the shipped bundle (`binsight train --config
+configs/trashnet.yaml`, then `binsight export`) in runs/trashnet and prints nothing without it.
 """
 
 import time
@@ -32,7 +30,7 @@ SCHEMES = (
 def measure() -> Iterator[dict[str, Any]]:
     """Yield one row for each scheme, optimised and not.
 
-    Accuracy lost in all and on each label, and ms a frame.
+    A row holds the accuracy lost in all and on each label, and the milliseconds a frame.
     """
     bundle = RUN / "float.onnx"
     if not bundle.is_file():
@@ -45,8 +43,9 @@ def measure() -> Iterator[dict[str, Any]]:
         for optimised in (True, False) if scheme in SCHEMES[:2] else (True,):
             session = open_session(graph, 2, exact=not optimised)
             loss = compare(open_session(data, 2), session, manifest, val)
-            side = manifest.preprocess.height_px, manifest.preprocess.width_px
-            pixels = {manifest.tensors.input: np.zeros((1, *side, 3), np.uint8)}
+            spec = manifest.preprocess
+            empty = np.zeros((1, spec.height_px, spec.width_px, 3), np.uint8)
+            pixels = {manifest.tensors.input: empty}
             times = []
             for _ in range(100):
                 started = time.perf_counter()

@@ -1,12 +1,13 @@
 """Images a second of the procedural bin camera, one thread."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 
+from vision.frames import Pixels
 from vision.simulator.catalogue import CATALOGUE
 from vision.simulator.scene import expose, place_item, random_chute, render
 
@@ -30,7 +31,7 @@ def measure() -> Iterator[dict[str, Any]]:
     }
 
 
-def _rate(make: Any, count: int) -> dict[str, float]:
+def _rate(make: Callable[[int], Pixels], count: int) -> dict[str, float]:
     times = []
     for i in range(count):
         started = time.perf_counter()

@@ -1,6 +1,6 @@
-"""200,000 items through one bin in one process, a hub taking the events.
+"""Whether a bin's memory grows: 200,000 items through one bin in one process.
 
-Does its memory grow? An hour of one core.
+A hub takes the events. It takes an hour of one core.
 """
 
 import tempfile
@@ -37,9 +37,9 @@ WARM_UP = 5_000
 
 
 class Recording:
-    """Images made beforehand, for ever.
+    """Images made beforehand, without an end: an empty chute, then an item that comes to rest.
 
-    Empty chute, an item that comes to rest, and gone when the lid says so.
+    The item is gone when the lid opens.
     """
 
     def __init__(self) -> None:
@@ -48,27 +48,28 @@ class Recording:
         self._empty = [expose(chute, None, rng) for _ in range(4)]
         items = [place_item(chute, label, rng) for label in ("glass", "paper", "metal", "plastic")]
         self._items = [[expose(chute, item, rng) for _ in range(4)] for item in items]
-        self._frame = self._index = 0
-        self._since = -6  # the chute is learnt first
+        self._frame = 0
+        self._index = 0
+        self._since = -6  # the trigger learns the empty chute first
         self._clock = SystemClock()
 
     def read(self) -> Frame:
         """Return the next image; no two in a row are the same."""
-        self._frame = self._frame + 1
-        self._since = self._since + 1
+        self._frame += 1
+        self._since += 1
         source = self._empty if self._since <= 3 else self._items[self._index % len(self._items)]
         return Frame(source[self._frame % 4], self._frame, self._clock.now().monotonic_ms)
 
     def open(self, stream: str) -> None:
         """Let the item go."""
-        self._index = self._index + 1
+        self._index += 1
         self._since = 0
 
     def alarm(self, reason: str) -> None:
-        """Nothing to call with."""
+        """Do nothing: nobody is called."""
 
     def reach(self) -> None:
-        """Nothing to reach."""
+        """Do nothing: there is no device to reach."""
 
     @property
     def hung(self) -> bool:
@@ -76,22 +77,22 @@ class Recording:
         return False
 
     def restart(self) -> None:
-        """Nothing to restart."""
+        """Do nothing: there is no device to restart."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is no device to close."""
 
 
 class Taking:
     """A hub that takes everything."""
 
     def post(self, body: bytes) -> Answer:
-        """Acknowledge."""
+        """Acknowledge a batch."""
         batch = decode_batch(body)
         return Answer(200, encode_receipt(Receipt(batch.outbox_id, batch.events[-1][0])))
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is no connection."""
 
 
 def measure() -> Iterator[dict[str, Any]]:
@@ -110,7 +111,7 @@ def measure() -> Iterator[dict[str, Any]]:
             outbox, Taking(), HttpUplinkConfig(url="http://hub", interval_s=0.05), clock
         )
         uplink.start()
-        # The item lies still at once here.
+        # Here an item lies still at once.
         trigger = Trigger(
             config.trigger.model_copy(update={"settled_frames": 1, "border_frames": 1})
         )

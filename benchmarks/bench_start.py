@@ -33,7 +33,8 @@ def noting(outbox, event):
         first.append(float(Path("/proc/uptime").read_text().split()[0]) - ticks / 100)
     return append(outbox, event)
 Outbox.append = noting
-run(load(EdgeConfig, None, [f"state={state}", "camera.kind=file", f"camera.source={sys.argv[2]}"]), 0.0)
+settings = [f"state={state}", "camera.kind=file", f"camera.source={sys.argv[2]}"]
+run(load(EdgeConfig, None, settings), 0.0)
 print(json.dumps({"start_s": first[0], "resident_mb": host.resident_mb()}))
 """
 

@@ -1,6 +1,6 @@
-"""Items counted exactly once, and false counts in empty time.
+"""Items that the trigger counts exactly once, and its false counts in empty time.
 
-Simulated items and cut-out photographs, on a bad day.
+Simulated items, and photographs laid on the chute's floor, on a bad day.
 """
 
 import os
@@ -33,7 +33,7 @@ FPS = 10
 
 
 class SwappedItems:
-    """Photographs cut out of their background and moved over the chute's floor."""
+    """Items of photographs, moved over the chute's floor in place of their background."""
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -49,11 +49,13 @@ class SwappedItems:
                 self._items.append((samples[int(i)].label, np.asarray(pixels, np.uint8), alpha))
 
     def label(self, index: int) -> str:
+        """Return the true label of an item."""
         return self._items[index % len(self._items)][0]
 
     def draw(
         self, index: int, chute: Chute, offset_px: tuple[int, int], rng: np.random.Generator
     ) -> Pixels:
+        """Return an image of the chute with the item that far from its resting place."""
         _, pixels, alpha = self._items[index % len(self._items)]
         move = np.array([[1, 0, offset_px[0]], [0, 1, offset_px[1]]], np.float32)
         cover = cv2.warpAffine(alpha, move, SIZE_PX)[..., None]

@@ -1,11 +1,12 @@
-"""Frame to decision against what a user would take instead.
+"""Frame to decision against Ultralytics' `predict()` on its own nano classifier.
 
-Ultralytics' `predict()` on its own nano classifier.
+That is what a user would take instead. Ultralytics is AGPL-3.0, so it is no dependency of ours, not
+even of development:
 
-Ultralytics is AGPL-3.0, so it is no dependency of ours, not even of development: pip install
---no-deps --target build/ultralytics ultralytics && PYTHONPATH=build/ultralytics make bench
-ARGS=ultralytics Its network is built untrained: its time does not depend on the weights, and
-nothing is downloaded.
+    pip install --no-deps --target build/ultralytics ultralytics
+    PYTHONPATH=build/ultralytics make bench ARGS=ultralytics
+
+Its network is built untrained: its time does not depend on the weights, and nothing is downloaded.
 """
 
 import importlib.util
@@ -30,9 +31,10 @@ THREADS = 2
 
 
 def measure() -> Iterator[dict[str, Any]]:
-    """Yield one row. The two take turns, a block of frames each.
+    """Yield one row; the two take turns, a block of frames each.
 
-    Frame by frame, the threads of the one that waits would spin on the cores of the other.
+    If they took turns frame by frame, the threads of the one that waits would spin on the cores of
+    the other.
     """
     if importlib.util.find_spec("ultralytics") is None:
         yield {"skipped": "ultralytics is not installed; how to: benchmarks/bench_ultralytics.py"}
@@ -40,8 +42,8 @@ def measure() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["YOLO_CONFIG_DIR"] = folder
         os.environ["OMP_NUM_THREADS"] = str(THREADS)
-        from ultralytics import YOLO, __version__  # noqa: PLC0415
-        from ultralytics.utils import LOGGER  # noqa: PLC0415
+        from ultralytics import YOLO, __version__  # noqa: PLC0415  no dependency of ours
+        from ultralytics.utils import LOGGER  # noqa: PLC0415  no dependency of ours
 
         LOGGER.setLevel("ERROR")
         exported = YOLO("yolo11n-cls.yaml", task="classify").export(
@@ -73,8 +75,8 @@ def measure() -> Iterator[dict[str, Any]]:
             "threads": THREADS,
         }
         for name, values in times.items():
-            for q, word in ((50, "median"), (95, "p95")):
-                row[f"{name}_ms_{word}"] = round(float(np.percentile(values, q)), 2)
+            for q, part in ((50, "median"), (95, "p95")):
+                row[f"{name}_ms_{part}"] = round(float(np.percentile(values, q)), 2)
         row["ultralytics_to_ours_median"] = round(
             row["ultralytics_ms_median"] / row["ours_ms_median"], 2
         )

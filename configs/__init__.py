@@ -1,6 +1,6 @@
-"""The only reader of YAML.
+"""Read and write YAML: the only address of yaml in the product.
 
-Knows no model of ours: a caller brings the pydantic class that its file must fit.
+It knows no model of ours: a caller brings the pydantic class that its file must fit.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def _on_one_line(text: str) -> str:
     return text
 
 
-# Texts that a protocol carries, or cannot: told when settings are read, not when nobody gets in.
+# Texts that a protocol must carry: a wrong one is an error when settings are read, not later when
+# nobody gets in.
 Token = Annotated[str, AfterValidator(_in_a_header)]
 Topic = Annotated[str, AfterValidator(_as_a_topic)]
 Name = Annotated[str, AfterValidator(_on_one_line)]
@@ -87,9 +88,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """Leaves every plain word as it is written.
-
-    What is to be a number or a truth value, the model says.
+    """A loader that leaves every plain word as text; the model makes numbers and truth values.
 
     YAML itself makes numbers of 0042, 1_000, 12:30:45 and 1.10, truth values of no and on, and a
     date of 2026-11-26, before anybody knows that a name was meant. Only null (also ~) and merge
@@ -97,10 +96,7 @@ class _Loader(yaml.SafeLoader):
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a key that stands twice, or with nothing behind it.
-
-        Nobody can say what was meant.
-        """
+        """Refuse a key that stands twice or has no value: nobody can say what was meant."""
         seen: set[str] = set()
         for key, value in node.value:
             wrong = ""
@@ -124,8 +120,9 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _parsed(text: str) -> Any:  # noqa: ANN401  whatever stands in a file
-    return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
+def _parsed(text: str) -> object:
+    document: object = yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
+    return document
 
 
 def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
@@ -156,11 +153,11 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key or not text.strip():
-            # An empty value is an unset shell variable more often than a wish.
+            # An empty value is more often an unset shell variable than intended.
             raise ConfigError(f"--set {item!r}: write key.path=value (null for none)")
         try:
-            # A list, a section, a quoted text and null are YAML; all else is taken as it stands, #
-            # and : included.
+            # A list, a section, a quoted text and null are YAML; all else is taken as it stands,
+            # with # and : in it.
             as_yaml = text.strip()[0] in "[{\"'" or text.strip() in ("null", "~")
             _put(document, key, _parsed(text) if as_yaml else text.strip())
         except yaml.YAMLError as error:
@@ -169,9 +166,11 @@ def load(model: type[M], path: Path | None, overrides: Iterable[str] = ()) -> M:
 
 
 def with_values(config: M, values: Mapping[str, Any]) -> M:
-    """Return a configuration with other values at some key paths, such as {"recipe.epochs": 3}.
+    """Return a configuration with other values at some key paths, and check it again.
 
-    Checked again.
+    Args:
+        config: the configuration; it stays as it is.
+        values: key path -> value, such as {"recipe.epochs": 3}.
 
     Raises:
         ConfigError: names key path and reason.

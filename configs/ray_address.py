@@ -1,6 +1,7 @@
-"""Whether a Ray cluster answers where a setting says that one does.
+"""Check that a Ray cluster answers where a setting says that one does.
 
-Ray itself waits for minutes, without a word.
+Ray itself waits for minutes and prints nothing. Ray is asked in a process of its own and not
+imported here.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ _ANSWER_S = 15.0
 
 
 def must_be_ray(address: str | None) -> None:
-    """Ask the cluster at `address`, or at RAY_ADDRESS if that is set, for a sign of life.
+    """Ask the cluster at `address`, or at RAY_ADDRESS if that is set, whether it is there.
 
-    Takes 18 s at most.
+    It takes 18 s at most.
 
     Args:
         address: host:port of the cluster's head, or ray://host:port; None and "local" start a
@@ -29,11 +30,8 @@ def must_be_ray(address: str | None) -> None:
     Raises:
         ConfigError: nobody is there, or no Ray.
     """
-    key, wanted = (
-        ("--ray-address", address)
-        if address
-        else ("RAY_ADDRESS", os.environ.get("RAY_ADDRESS", ""))
-    )
+    key = "--ray-address" if address else "RAY_ADDRESS"
+    wanted = address or os.environ.get("RAY_ADDRESS", "")
     if not wanted or wanted in ("local", "auto"):
         return
     found = re.fullmatch(r"(ray://)?(?:\[([^\]]+)\]|([^:/\[\]\s]+)):(\d{1,5})", wanted)
@@ -47,9 +45,8 @@ def must_be_ray(address: str | None) -> None:
         socket.create_connection((host, port), _CONNECT_S).close()
     except (OSError, UnicodeError) as error:
         raise ConfigError(
-            f"{key}: nobody answers at {wanted} ({error}); start the cluster with 'ray start "
-            "--head', or leave it out "
-            "to use a local one"
+            f"{key}: nobody answers at {wanted} ({error}); start the cluster with "
+            "'ray start --head', or leave it out to use a local one"
         ) from error
     if found[1]:
         ask = [

@@ -38,7 +38,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def shipped() -> Path:
-    """The int8 bundle that ships: for tests of what ships. All others take `bundle`."""
+    """The int8 bundle that ships, for tests of what ships; all other tests take `bundle`."""
     return SHIPPED
 
 
@@ -83,7 +83,7 @@ def make_event() -> Callable[..., ItemEvent]:
 
 @pytest.fixture
 def restamp(tmp_path: Path) -> Callable[..., Path]:
-    """Write a copy of the small bundle whose manifest says something else, digests and all in order."""
+    """Write a copy of the small bundle with another manifest, whose digests are in order."""
 
     def write(name: str = "changed.onnx", **changes: Any) -> Path:
         data = small_bundle().read_bytes()
@@ -108,9 +108,8 @@ def image_folder(tmp_path: Path) -> Path:
             folder = tmp_path / "set" / label
             folder.mkdir(parents=True, exist_ok=True)
             pixels = np.clip(grey + rng.integers(-20, 20, (48, 64, 3)), 0, 255).astype(np.uint8)
-            pixels[14:34, 20:44] = (
-                255 - grey
-            )  # an evenly lit image without anything on it is no item
+            # An evenly lit image without anything on it shows no item.
+            pixels[14:34, 20:44] = 255 - grey
             cv2.imwrite(str(folder / f"{i:02}.png"), pixels)
     return tmp_path / "set"
 

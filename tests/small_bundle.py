@@ -1,10 +1,10 @@
-"""A bundle of a few kilobytes with the shipped labels.
+"""A bundle of a few kilobytes with the labels of the one that ships, for tests of the bin.
 
-Tests of the bin need a bundle, and not the one that ships.
+It is written with the standard library, because the bare environment has no onnx. Its nodes are
+Cast, Reshape, QuantizeLinear, DequantizeLinear, MatMul, Relu and MatMul; its weights are random and
+seeded, and its policy finds no item unknown.
 
-Written with the standard library, for the bare environment has no onnx: Cast, Reshape,
-QuantizeLinear, DequantizeLinear, MatMul, Relu, MatMul. Its weights are random and seeded, its
-policy decides everything. Source of the field numbers: onnx/onnx.proto.
+Source of the field numbers: onnx/onnx.proto.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What training, bin and hub must agree on: labels, pixels, decisions, bundles, events, figures.
 
-Depends on numpy, OpenCV and the standard library, so that it installs and imports anywhere.
-It holds no network, no clock and no configuration file.
+It depends on numpy, OpenCV and the standard library, so that it installs and imports anywhere. It
+holds no network, no clock and no configuration file.
 """
 
 import os

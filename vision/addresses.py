@@ -1,6 +1,6 @@
-"""Addresses as they may be shown: what is shown ends in logs, events and on pages.
+"""Addresses as people may see them: what is shown ends in logs, in events and on pages.
 
-No network here.
+It opens no connection.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/@?#\[\]]+)(:\d{1,5})?")
 
 
 def without_secrets(address: str | None) -> str:
-    """Return scheme, host, port and path of an address.
+    """Return scheme, host, port and path of an address, and nothing that may be a secret.
 
     A user's name and password stand before an @; they may hold slashes, question marks and further
-    @. Whatever may be one is left out, even if a harmless path goes with it. Queries, fragments,
-    and what is named like a value in a path (cameras write `user=..._password=...` there) are left
-    out too.
+    @. Whatever may be one of them is left out, even if a harmless path goes with it. Queries,
+    fragments, and what is named like a value in a path (cameras write `user=..._password=...`
+    there) are left out too.
     """
     scheme, slashes, rest = (address or "").partition("://")
     if not slashes:
@@ -28,9 +28,8 @@ def without_secrets(address: str | None) -> str:
     query = re.search("[?#]", rest)
     if _HOST.fullmatch(authority) and query:
         if "@" in rest[query.start() :] and "/" not in rest[: query.start()]:
-            return (
-                f"{scheme}://***"  # a host and its query, or a name and a password: nobody can say
-            )
+            # A host and its query, or a name and a password: nobody can say.
+            return f"{scheme}://***"
         rest = rest[: query.start()]
     if "@" in rest:
         rest = rest.rpartition("@")[2]

@@ -1,4 +1,4 @@
-"""The bundle: one ONNX file that carries its own manifest. Read, verified and written here.
+"""Read, verify and write a bundle: one ONNX file that carries its own manifest.
 
 onnxruntime loads many corrupt files without complaint, so nothing is handed to it before
 `read_bundle` has compared digests, and nothing is trusted before the bin has reproduced the
@@ -28,9 +28,9 @@ MIN_PROBE_COSINE = 0.995
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and verify the manifest of a bundle.
+    """Read the manifest of a bundle and verify it.
 
-    Digests, schema, taxonomy, and precision against the graph.
+    Compares digests, schema and taxonomy, and the precision with the graph's own.
 
     Raises:
         BundleError: the file must not be run; the message says why.
@@ -39,9 +39,9 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def read_bundle(path: Path) -> tuple[bytes, Manifest]:
-    """Read a bundle once and verify it.
+    """Read a bundle once, verify it, and return its bytes and its manifest.
 
-    What is run is then what was verified, whatever becomes of the file.
+    What runs is then what was verified, whatever becomes of the file.
     """
     data = _read_bytes(path)
     return data, parse_bundle(data, str(path))
@@ -53,7 +53,7 @@ def bundle_digest(data: bytes | Path) -> str:
 
 
 def parse_bundle(data: bytes, name: str) -> Manifest:
-    """Verify a bundle held in memory; see `read_manifest`. `name` is used in messages."""
+    """Verify a bundle held in memory; see `read_manifest`. Messages use `name`."""
     try:
         graph, metadata = read_onnx(data)
     except ValueError as error:
@@ -126,7 +126,8 @@ def probe_frame() -> Pixels:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        if (size := path.stat().st_size) > MAX_BUNDLE_BYTES:
+        size = path.stat().st_size
+        if size > MAX_BUNDLE_BYTES:
             raise BundleError(
                 f"{path}: {size} bytes is no bundle for a bin (at most {MAX_BUNDLE_BYTES})"
             )

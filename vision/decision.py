@@ -1,9 +1,7 @@
-"""From logits to a prediction to a decision.
+"""Turn logits into a prediction, and a prediction into a decision.
 
-Pure, and the same code for the bin and for fitting thresholds.
-
-There is always a decision: known, unsure, unknown, hazard or fault. Nothing here knows streams
-or lids.
+The functions are pure, and the bin and the fitting of thresholds share them. There is always a
+decision: known, unsure, unknown, hazard or fault. Nothing here knows streams or lids.
 """
 
 from __future__ import annotations
@@ -143,7 +141,8 @@ def to_prediction(
         logits_k: one value per label, in the order of `labels`.
         embedding_d: the network's embedding of the same image.
         labels: the bundle's labels.
-        policy, stats: from the same bundle.
+        policy: the bundle's thresholds.
+        stats: the same bundle's embedding statistics.
     """
     # A handful of numbers: plain floats take a third of the time that arrays do.
     scaled = [value / policy.temperature for value in logits_k.tolist()]
@@ -166,9 +165,7 @@ def _ranked(probabilities: Mapping[str, float], unknown_score: float) -> Predict
 
 
 def combine(predictions: Sequence[Prediction]) -> Prediction:
-    """Return what several looks at one item say together.
-
-    Probabilities and unknown scores averaged.
+    """Average the predictions of several frames of one item: probabilities and unknown scores.
 
     Args:
         predictions: one or more, of the same labels.
@@ -186,9 +183,8 @@ def combine(predictions: Sequence[Prediction]) -> Prediction:
 def decide(prediction: Prediction, policy: DecisionPolicy, taxonomy: Taxonomy) -> Decision:
     """Decide on a prediction. Total: every prediction, NaN included, gives a decision.
 
-    Order matters: broken numbers first, then hazards (a likely hazard is never waved through as
-    `unsure`), then the
-    unknown test, then confidence.
+    The order matters: broken numbers first, then hazards (a likely hazard never passes as
+    `unsure`), then the unknown test, then confidence.
     """
     p = prediction
     if not (math.isfinite(p.confidence) and math.isfinite(p.unknown_score)):

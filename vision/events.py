@@ -1,9 +1,9 @@
-"""ItemEvent and the wire: what a bin tells the hub, and how.
+"""ItemEvent, Batch and Receipt: what a bin sends to the hub, and what the hub answers.
 
 An event has no id of its own. The outbox numbers it, and (outbox_id, seq) is its key: it needs no
-clock, no network and no random number. The wire is JSON compressed with zlib; it is tolerant: a
-field that this version does not know is kept in `extra` and passed on, for a newer bin talks to an
-older hub. No image is ever in an event.
+clock, no network and no random number. Reading is tolerant: a field that this version does not know
+is kept in `extra` and passed on, because a newer bin talks to an older hub. No image is ever in an
+event. How they travel is in vision.wire; docs/events.md lists the fields.
 """
 
 from __future__ import annotations
@@ -30,25 +30,34 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ItemEvent:
-    """One item that a bin handled. Flat: one field is one column of the lake.
+    """One item that a bin handled; flat: one field is one column of the lake.
 
     Attributes:
         wall_utc_ms: wall clock of the bin; worth as much as `clock_synced` says.
-        monotonic_ms, boot_id: order within one start of the bin, whatever the wall clock did.
-        clock_synced: True if the wall clock was known to be set.
+        monotonic_ms: milliseconds since the bin's boot; they order the events of one boot, whatever
+            the wall clock does.
+        boot_id: identity of that boot.
+        clock_synced: true if the wall clock was known to be set.
         model_digest: sha256 of the bundle file.
-        rule_book, rule_book_version: the local law that chose the stream.
-        label, confidence, margin, second_label, unknown_score: see vision.decision.Prediction.
-        decision: a vision.decision.DecisionKind.
+        rule_book: id of the rule book that chose the stream.
+        rule_book_version: its version.
+        label: the most probable label, also where the decision is unsure or unknown.
+        confidence: its calibrated probability, 0..1.
+        margin: confidence minus that of the second label, 0..1.
+        second_label: the second most probable label.
+        unknown_score: distance from the training images, 0 (typical) to 2 (opposite).
+        decision: "known", "unsure", "unknown", "hazard" or "fault".
         stream: where the item went: the rule book's stream, or its fallback where the lid would not
             open.
         reason: the decision's one line.
-        outcome: an Outcome: whether the lid moved to where the rule book wanted it.
-        preprocess_ms, inference_ms, total_ms: stage times; total is frame to lid command.
+        outcome: "moved" if the lid moved to where the rule book wanted it, otherwise "fault".
+        preprocess_ms: time to make the network's input of the frames.
+        inference_ms: time in the network.
+        total_ms: time from the frame to the lid command.
         brightness: mean grey level of the frame, 0..255.
         sharpness: variance of the Laplacian of the frame's grey levels; low is blurred.
         frames_used: frames of the item that the prediction was made of.
-        energy_mj: estimate of what the item cost the board, millijoules; 0 where it is not
+        energy_mj: estimate of the energy that the item took, millijoules; 0 where it is not
             estimated.
         lid_fault: "" or what went wrong with the lid.
         extra: fields that this version does not know.
@@ -118,15 +127,17 @@ def _json_storable(extra: Mapping[str, Any]) -> bool:
         return False
 
 
-def storable(value: Any) -> bool:
+def storable(value: object) -> bool:
     """Return whether a lake's column can hold a value.
 
-    64-bit, finite, and text that is short and encodes as UTF-8.
+    It holds 64-bit integers, finite numbers, and short text that encodes as UTF-8.
     """
     if isinstance(value, int):
         return abs(value) <= _MAX_INT
     if isinstance(value, float):
         return math.isfinite(value)
+    if not isinstance(value, str):
+        return False
     try:
         return len(value.encode()) <= MAX_TEXT_BYTES
     except UnicodeEncodeError:
@@ -157,9 +168,9 @@ class Batch:
         bin_id: name that the operator gave the bin.
         dropped: events this outbox had to drop in its whole life because it was full.
         events: (seq, event), seq strictly rising from 1 on in the life of the outbox.
-        sent_monotonic_ms, sent_boot_id: the bin's own clock when it sent this batch: from it the
-            hub dates the events of a bin whose wall clock was never set. -1 and "" from a bin that
-            does not say.
+        sent_monotonic_ms: the bin's monotonic clock when it sent this batch; with it the hub dates
+            the events of a bin whose wall clock was never set. -1 if the bin does not send it.
+        sent_boot_id: the boot in which the batch was sent; "" if the bin does not send it.
     """
 
     outbox_id: str
@@ -172,7 +183,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The hub's word that all events of this outbox up to `acked_seq` are durable."""
+    """The hub's statement that all events of this outbox up to `acked_seq` are durable.
+
+    Attributes:
+        outbox_id: the outbox whose events were stored.
+        acked_seq: greatest sequence number up to which all of them are durable.
+    """
 
     outbox_id: str
     acked_seq: int

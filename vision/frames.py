@@ -29,7 +29,7 @@ class Frame:
 
 
 class Camera(Protocol):
-    """A source of frames. `read` is the one seam between a bin and the world."""
+    """A source of frames; `read` is the one seam between a bin and the world."""
 
     @property
     def hung(self) -> bool:
@@ -43,7 +43,7 @@ class Camera(Protocol):
         """
 
     def restart(self) -> None:
-        """Open the device again, in the background: it sends images that cannot be true."""
+        """Open the device again, in the background: it sends images that cannot be right."""
 
     def close(self) -> None:
         """Release the device. Closing twice is harmless."""

@@ -1,4 +1,7 @@
-"""The manifest: all that a bin or an evaluation must know of a model, as JSON in the ONNX file."""
+"""The manifest: all that a bin or an evaluation must know of a model, as JSON in the ONNX file.
+
+It reads and writes text alone; digests and the graph are vision.bundle's.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Probe:
         logits: float, one per label.
         tolerance: greatest absolute difference of a logit that another CPU may show.
         embedding: float, the whole embedding. The probe shows none of the labels, so its logits are
-            small and alone would prove little; the embedding's direction must be the same (see
+            small and prove little by themselves; the embedding's direction must be the same (see
             MIN_PROBE_COSINE).
     """
 
@@ -142,7 +145,6 @@ def parse_manifest(text: str, name: str) -> Manifest:
             raise BundleError(
                 f"{name}: labels are not distinct labels of {d['taxonomy']} in its order"
             )
-        raw = np.frombuffer(base64.b64decode(d["embedding"]["centroids_f16_base64"]), dtype="<f2")
         manifest = Manifest(
             model_id=d["model_id"],
             precision=Precision(d["precision"]),
@@ -151,12 +153,8 @@ def parse_manifest(text: str, name: str) -> Manifest:
             preprocess=PreprocessSpec(**d["preprocess"]),
             tensors=Tensors(**d["tensors"]),
             policy=DecisionPolicy(**d["policy"]),
-            stats=EmbeddingStats(raw.reshape(-1, d["embedding"]["size"]).astype(np.float32)),
-            probe=Probe(
-                tuple(map(float, d["probe"]["logits"])),
-                float(d["probe"]["tolerance"]),
-                tuple(map(float, d["probe"]["embedding"])),
-            ),
+            stats=_stats(d["embedding"]),
+            probe=_probe(d["probe"]),
             metrics=d["metrics"],
             lineage=d["lineage"],
             data_licences=d["data_licences"],
@@ -166,13 +164,33 @@ def parse_manifest(text: str, name: str) -> Manifest:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{name}: the manifest is incomplete or malformed ({error!r})") from error
+    _check_probe(manifest, name)
+    return manifest
+
+
+def _stats(section: Mapping[str, Any]) -> EmbeddingStats:
+    raw = np.frombuffer(base64.b64decode(section["centroids_f16_base64"]), dtype="<f2")
+    return EmbeddingStats(raw.reshape(-1, section["size"]).astype(np.float32))
+
+
+def _probe(section: Mapping[str, Any]) -> Probe:
+    return Probe(
+        tuple(map(float, section["logits"])),
+        float(section["tolerance"]),
+        tuple(map(float, section["embedding"])),
+    )
+
+
+def _check_probe(manifest: Manifest, name: str) -> None:
+    """Refuse a probe that would pass whatever the graph computes."""
     if not 0 <= manifest.probe.tolerance < 10:
         raise BundleError(
             f"{name}: a probe with tolerance {manifest.probe.tolerance} proves nothing"
         )
-    if len(manifest.probe.logits) != len(labels):
+    count = len(manifest.labels)
+    if len(manifest.probe.logits) != count:
         raise BundleError(
-            f"{name}: the probe has {len(manifest.probe.logits)} logits for {len(labels)} labels"
+            f"{name}: the probe has {len(manifest.probe.logits)} logits for {count} labels"
         )
     if len(manifest.probe.embedding) != manifest.stats.centroids_kd.shape[1] or not any(
         manifest.probe.embedding
@@ -180,4 +198,3 @@ def parse_manifest(text: str, name: str) -> Manifest:
         raise BundleError(
             f"{name}: the probe's embedding is empty or of another size than the statistics are for"
         )
-    return manifest

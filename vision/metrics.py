@@ -38,7 +38,7 @@ def recall_per_label(matrix_kk: Ints) -> Floats:
 
 
 def precision_per_label(matrix_kk: Ints) -> Floats:
-    """Return the share of each predicted label that was right; NaN where it was never predicted."""
+    """Return the share of each predicted label that was right; NaN where it is never predicted."""
     return recall_per_label(matrix_kk.T)
 
 
@@ -65,24 +65,28 @@ def calibration_error(confidence_n: Floats, correct_n: NDArray[np.bool_], bins: 
 
 
 def risk_coverage(confidence_n: Floats, correct_n: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Return (coverage, risk).
-
-    Error share among the most confident part, for every size of that part.
-    """
+    """Return (coverage, risk): the error share of the most confident part, for each size of it."""
     order = np.argsort(-confidence_n, kind="stable")
     taken = np.arange(1, len(order) + 1, dtype=np.float64)
     return taken / max(len(order), 1), np.cumsum(~correct_n[order]) / taken
 
 
 def coverage_at(confidence_n: Floats, correct_n: NDArray[np.bool_], risk: float) -> float:
-    """Return the largest share of the samples, most confident first, among which at most `risk` are wrong."""
+    """Return the largest share of the samples of which at most `risk` are wrong.
+
+    The most confident samples are taken first.
+    """
     coverage, risks = risk_coverage(confidence_n, correct_n)
     good = np.flatnonzero(risks <= risk)
     return float(coverage[good[-1]]) if len(good) else 0.0
 
 
 def fpr_at_recall(score_n: Floats, positive_n: NDArray[np.bool_], recall: float = 0.95) -> float:
-    """Return the share of negatives at or above the threshold that keeps `recall` of the positives; NaN if empty."""
+    """Return the false positive rate where `recall` of the positives are found.
+
+    It is the share of negatives at or above the threshold that keeps `recall` of the positives; NaN
+    if one side is empty.
+    """
     if not positive_n.any() or positive_n.all():
         return float("nan")
     positives = np.sort(score_n[positive_n])
@@ -91,7 +95,10 @@ def fpr_at_recall(score_n: Floats, positive_n: NDArray[np.bool_], recall: float 
 
 
 def auroc(score_n: Floats, positive_n: NDArray[np.bool_]) -> float:
-    """Return the chance that a positive scores above a negative, ties counting half; NaN if one side is empty."""
+    """Return the chance that a positive scores above a negative, ties counting half.
+
+    NaN if one side is empty.
+    """
     positives = int(positive_n.sum())
     negatives = int((~positive_n).sum())
     if not positives or not negatives:
@@ -115,6 +122,8 @@ def group_bootstrap(
     Args:
         groups: the group of each sample.
         statistic: takes sample indices (with repetition) and returns a number.
+        repeats: number of resamples.
+        seed: of the resampling.
     """
     _, inverse = np.unique(np.asarray(groups), return_inverse=True)
     members = [np.flatnonzero(inverse == g) for g in range(inverse.max() + 1)]

@@ -1,4 +1,4 @@
-"""An ONNX file's top level, walked and stamped with the standard library alone.
+"""Walk and stamp an ONNX file's top level with the standard library alone.
 
 An ONNX file is one protobuf message. Field 7 is the graph, field 14 a metadata entry (key = 1,
 value = 2). The graph's bytes are never parsed into objects and never written again.
@@ -97,7 +97,8 @@ def _fields(data: bytes, keep_varints: bool = False) -> Iterator[tuple[int, Any]
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
+    value = 0
+    shift = 0
     while True:
         byte = data[at]
         value |= (byte & 0x7F) << shift

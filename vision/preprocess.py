@@ -1,9 +1,7 @@
-"""The one pixel path of training, calibration, evaluation and bin.
+"""The one pixel path of training, calibration, evaluation and bin: BGR frame to network input.
 
-BGR frame in, uint8 network input out.
-
-Scaling to 0..1, mean and standard deviation are not here: they are folded into the graph of the
-bundle, so that a bin cannot get them wrong.
+The network's input is uint8. Scaling to 0..1, mean and standard deviation are not here: they are
+folded into the graph of the bundle, so that a bin cannot get them wrong.
 """
 
 from __future__ import annotations
@@ -62,8 +60,8 @@ def preprocess(pixels_hwc: Pixels, spec: PreprocessSpec) -> Pixels:
     """Resize and reorder one frame for the network.
 
     Halves the image with an area filter while it is at least twice too large, then resizes
-    bilinearly: no aliasing,
-    at a sixth of the time of a single area resize to a size that does not divide the frame.
+    bilinearly: no aliasing, at a sixth of the time of a single area resize to a size that does not
+    divide the frame.
 
     Args:
         pixels_hwc: uint8, any height x any width x 3, BGR.
@@ -94,7 +92,7 @@ def preprocess(pixels_hwc: Pixels, spec: PreprocessSpec) -> Pixels:
 def centre_crop(image: Pixels, aspect: float) -> Pixels:
     """Return the largest centred part whose width is `aspect` times its height.
 
-    A view, not a copy.
+    The result is a view, not a copy.
     """
     height, width = image.shape[:2]
     crop_w = min(width, max(1, round(height * aspect)))

@@ -1,6 +1,6 @@
 """Labels: what an item is made of.
 
-Global and ordered; a taxonomy is superseded by a new one, never edited.
+Labels are global and ordered; a new taxonomy supersedes an old one, which is never edited.
 
 Where an item goes (its stream) is local law and lives in a rule book, not here. A label never comes
 from the name of a folder: a dataset reader maps folder names to labels through an explicit map.
@@ -60,7 +60,7 @@ class Taxonomy:
     def ordered(self, labels: Iterable[str]) -> tuple[str, ...]:
         """Return the distinct labels in taxonomy order.
 
-        The logit order of a model that knows just these.
+        That is the logit order of a model that knows just these labels.
 
         Raises:
             DatasetError: a label is not part of this taxonomy.

@@ -1,6 +1,7 @@
 """The protocol between bin and hub: paths, topics, limits, statuses and the codec.
 
-JSON compressed with zlib. Bin and hub import everything they must agree on from here.
+A batch is JSON compressed with zlib. Bin and hub import everything they must agree on from here;
+nothing here opens a connection.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import json
 import re
 import zlib
 from dataclasses import asdict
-from typing import Any
 
 from vision.errors import WireError
 from vision.events import Batch, ItemEvent, Receipt, storable
@@ -33,7 +33,7 @@ MAX_BATCH_EVENTS = 10_000
 MAX_ANSWER_BYTES = 64 * 1024
 _MAX_SEQ = 2**53
 
-# With a refusal as the body, the hub speaks of the content: no other bin or time will change it.
+# With a refusal as the body the answer is about the content: no other bin or time will change it.
 CONTENT_REFUSED = (400, 413, 422)
 KEY_REFUSED = (401, 403)
 
@@ -134,10 +134,7 @@ def encode_refusal(reason: str) -> bytes:
 
 
 def is_refusal(body: bytes) -> bool:
-    """Return whether a hub of ours has refused the content.
-
-    A proxy's error page is no such answer.
-    """
+    """Return whether a hub of ours has refused the content; a proxy's error page is no refusal."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -145,7 +142,7 @@ def is_refusal(body: bytes) -> bool:
     return isinstance(document, dict) and document.get("schema") == REFUSAL_SCHEMA
 
 
-def _inflate_json(body: bytes) -> Any:
+def _inflate_json(body: bytes) -> object:
     # The stream's declared sizes are not trusted: the cap holds on what actually comes out.
     inflater = zlib.decompressobj()
     try:
@@ -157,9 +154,10 @@ def _inflate_json(body: bytes) -> Any:
     if not inflater.eof:
         raise WireError("the body is cut short")
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        document: object = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise WireError(f"the batch is not JSON ({error})") from error
+    return document
 
 
 def _refuse_constant(name: str) -> float:

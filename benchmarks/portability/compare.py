@@ -1,6 +1,6 @@
 """Print one JSON line for each graph and processor: how far it is from the exact computation.
 
-Compare.py FOLDER
+python -m benchmarks.portability.compare FOLDER
 """
 
 import json
@@ -14,10 +14,7 @@ from edge_runtime import host
 
 
 def main() -> None:
-    """Argument: the folder that run.sh filled.
-
-    Exits with 1 if a processor parts from the exact computation.
-    """
+    """Compare what run.sh left in the folder; exit with 1 if a processor parts from the exact."""
     work = Path(sys.argv[1])
     parted = False
     truth = np.load(work / "truth.npy")

@@ -1,6 +1,6 @@
-"""Put an undefined instruction in the place of every CPUID of some libraries.
+"""Put an undefined instruction in the place of every CPUID of some libraries; see hide.c.
 
-Hide.py LIBRARY.so... See hide.c.
+python hide.py LIBRARY.so...
 """
 
 import subprocess
@@ -12,7 +12,7 @@ UNDEFINED = b"\x0f\x0b"
 
 
 def main() -> None:
-    """Change the files in place."""
+    """Change the files named on the command line in place."""
     for name in sys.argv[1:]:
         sections = subprocess.run(
             ["objdump", "-h", name], capture_output=True, text=True, check=True

@@ -1,8 +1,7 @@
-"""Run one graph over prepared images with whatever onnxruntime and processor are here.
+"""Run one graph over prepared images with the onnxruntime and processor here; keep its outputs.
 
-And keep what comes out.
+    python outputs.py MODEL.onnx IMAGES.npy OUT.npz kernels|exact
 
-python outputs.py MODEL.onnx IMAGES.npy OUT.npz kernels|exact
 "exact" is without graph optimisation: int8 is then computed in float, which no processor saturates.
 """
 

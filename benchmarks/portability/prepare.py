@@ -1,4 +1,7 @@
-"""Write val images as the bin would see them: prepare.py FOLDER COUNT."""
+"""Write val images as the bin would see them.
+
+python -m benchmarks.portability.prepare FOLDER COUNT
+"""
 
 import shutil
 import sys
@@ -13,7 +16,7 @@ from vision.preprocess import preprocess
 
 
 def main() -> None:
-    """Arguments: folder to write to, number of images, drawn evenly over TrashNet's val."""
+    """Write COUNT images, drawn evenly over TrashNet's val, and the shipped bundles to FOLDER."""
     work = Path(sys.argv[1])
     count = int(sys.argv[2])
     manifest = read_manifest(INT8_BUNDLE)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EDGE_MAX_MB = 400
-# Importing the bin may take so many times what importing its libraries takes.
+# Importing the bin may take this many times as long as importing its libraries.
 EDGE_IMPORT_MAX_TIMES = 2.0
 
 
@@ -44,7 +44,7 @@ print(len(names))
     assert int(_python("import importlib\n" + code)) >= 15
 
 
-def test_the_front_door_opens_without_any_program_behind_it() -> None:
+def test_the_command_line_starts_without_any_program_behind_it() -> None:
     assert _loaded("binsight", "torch", "ray", "onnxruntime", "fastapi", "cv2", "numpy") == "[]"
 
 
@@ -70,7 +70,7 @@ def _pythons() -> list[str]:
 
 @pytest.fixture(scope="module", params=_pythons(), ids=lambda path: Path(path).name)
 def bare(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the edge extra and nothing else, installed from a copy as a user would."""
+    """A fresh environment with the edge extra and nothing else, installed as a user does it."""
     folder = tmp_path_factory.mktemp("bare")
     subprocess.run(
         [request.param, "-m", "venv", str(folder / "venv")], check=True, capture_output=True
@@ -103,7 +103,10 @@ def test_bare_edge_install_is_small_and_starts_fast(bare: Path) -> None:
     assert size_mb < EDGE_MAX_MB
 
     def import_s(modules: str) -> float:
-        code = f"import time; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t)"
+        code = (
+            f"import time; t = time.perf_counter(); import {modules}; "
+            "print(time.perf_counter() - t)"
+        )
         return min(float(_python(code, str(bare / "bin" / "python"), bare)) for _ in range(3))
 
     libraries = import_s("apsw, cv2, httpx2, onnxruntime, pydantic, yaml")

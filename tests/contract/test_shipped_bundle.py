@@ -25,9 +25,8 @@ def test_it_is_small_openly_licensed_and_passed_the_gate(shipped: Path) -> None:
     assert shipped.stat().st_size <= 6_000_000
     assert manifest.precision == "int8"
     assert "trashnet: MIT" in manifest.data_licences["trashnet+open2"]
-    assert any(
-        "CC-BY-4.0" in licence for licence in manifest.data_licences.values()
-    )  # of things of no label
+    # The images of things of no label.
+    assert any("CC-BY-4.0" in licence for licence in manifest.data_licences.values())
     assert not any(
         "NC" in licence or licence == "unknown" for licence in manifest.data_licences.values()
     )
@@ -77,7 +76,7 @@ def test_no_processor_can_saturate_and_the_first_layer_takes_the_cameras_bytes(
 def test_here_it_says_what_the_exact_computation_says(shipped: Path, shared: Path) -> None:
     data, manifest = read_bundle(shipped)
     samples = open_dataset(shared / "data/trashnet").select("val").samples[::4]
-    sessions = open_session(data, 2), open_session(data, 2, exact=True)
+    sessions = (open_session(data, 2), open_session(data, 2, exact=True))
     here, exact = (
         run_graph(s, manifest.tensors, manifest.preprocess, Images(samples)) for s in sessions
     )
@@ -113,7 +112,7 @@ def test_it_carries_to_another_place_better_than_frozen_features(
     assert evaluate(shipped, every_fourth).figures["accuracy"] > 0.42
 
 
-def test_a_recorded_recording_gives_the_events_that_were_accepted(shipped: Path) -> None:
+def test_a_recording_gives_the_events_that_were_accepted(shipped: Path) -> None:
     recording = Path(__file__).parents[1] / "replay" / "six-items.avi"
     rows = replay.replay(recording, load(EdgeConfig, None, [f"bundle={shipped}"]))
     assert replay.differences(recording, rows) == []

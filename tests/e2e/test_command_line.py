@@ -70,7 +70,7 @@ def test_bad_images_are_lines_and_not_the_end(tmp_path: Path) -> None:
     assert _binsight("classify", "b.jpg", cwd=tmp_path).returncode == 1
 
 
-def test_a_name_that_is_not_utf_8_is_reported_escaped_at_every_door_and_the_rest_is_done(
+def test_a_name_that_is_not_utf_8_is_reported_escaped_by_every_command_and_the_rest_is_done(
     tmp_path: Path,
 ) -> None:
     strange = os.fsdecode(b"gr\xfcn.jpg")
@@ -101,7 +101,7 @@ def test_a_name_that_is_not_utf_8_is_reported_escaped_at_every_door_and_the_rest
     assert (tmp_path / "report" / "evaluation.html").is_file()
 
 
-def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
+def test_an_empty_folder_is_reported_as_empty(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = _binsight("classify", "empty", cwd=tmp_path)
     assert (done.returncode, "no image in this folder" in done.stdout) == (1, True)

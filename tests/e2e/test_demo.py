@@ -23,9 +23,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 @pytest.mark.shared_data
 def test_demo_on_real_photographs_adds_up(shared: Path, tmp_path: Path) -> None:
-    photographs = (
-        tmp_path / "photographs"
-    )  # every third of TrashNet's: a slow machine trains on all for ten minutes
+    # Every third of TrashNet's photographs: a slow machine trains on all of them for ten minutes.
+    photographs = tmp_path / "photographs"
     photographs.mkdir()
     rows = [
         f"{os.path.relpath(s.path, photographs)},{s.label},{s.split},{s.group}"
@@ -106,9 +105,8 @@ def test_demo_notices_what_does_not_add_up(tmp_path: Path) -> None:
             "".join(json.dumps(line) + "\n" for line in lines)
         )
         assert _check([member], tmp_path, dropped, "bin-01 was killed") is good
-    assert not _check(
-        [member], tmp_path, 1, ""
-    )  # and a demo in which nothing was killed shows nothing
+    # A demo in which nothing was killed proves nothing.
+    assert not _check([member], tmp_path, 1, "")
 
 
 def test_demo_does_not_delete_what_is_not_its_own(tmp_path: Path) -> None:
@@ -179,10 +177,7 @@ def hub_with_statistics(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def behind_a_path(hub_with_statistics: str) -> Iterator[str]:
-    """The hub as a city's proxy shows it.
-
-    At /binsight of another address, and nothing at its root.
-    """
+    """The hub behind a city's proxy: at /binsight of another address, with nothing at its root."""
 
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -235,9 +230,8 @@ def test_page_shows_the_statistics_in_a_real_browser_behind_a_path_too(
         page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
         page.set_viewport_size({"width": 390, "height": 844})
         page.wait_for_timeout(300)
-        assert page.evaluate(
-            "document.documentElement.scrollWidth <= innerWidth"
-        )  # a telephone shows it without scrolling sideways
+        # A telephone shows it without scrolling sideways.
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
         def without_residual(route: Any) -> None:
             answer = route.fetch()
@@ -246,9 +240,8 @@ def test_page_shows_the_statistics_in_a_real_browser_behind_a_path_too(
         page.route("**/v1/statistics?by=stream", without_residual)
         page.reload()
         page.wait_for_selector("#bins tbody tr")
-        assert (
-            page.inner_text("#diverted") == "–"
-        )  # where the law knows no mixed waste, nothing is kept out of it
+        # Where the law knows no mixed waste, nothing is kept out of it.
+        assert page.inner_text("#diverted") == "–"
         page.unroute("**/v1/statistics?by=stream")
         for address in (behind_a_path, behind_a_path + "/"):
             page.goto(address)

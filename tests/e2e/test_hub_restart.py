@@ -262,7 +262,7 @@ def _events(lake: Path) -> int:
 def _waiting(state: Path) -> int:
     import apsw
 
-    # A second reader of a database in use: this test only looks.
+    # The bin has the database open: this test only reads.
     with apsw.Connection(str(state / "outbox.sqlite"), flags=apsw.SQLITE_OPEN_READONLY) as reader:
         reader.set_busy_timeout(2000)
         return int(str(reader.execute("SELECT count(*) FROM event").fetchall()[0][0]))

@@ -27,7 +27,7 @@ NOW_MS = 1_790_000_100_000
 
 
 class Hub:
-    """The hub's ingest with its MQTT door, in a thread of its own."""
+    """The hub's ingest with its MQTT consumer, in a thread of its own."""
 
     def __init__(self, lake: Path, broker: str, token: str | None = None) -> None:
         self._loop = asyncio.new_event_loop()

@@ -11,12 +11,13 @@ from vision.datasets.readers import (
     read_index,
     read_label_map,
 )
-from vision.datasets.samples import Dataset, Sample, merge, split_by_group
+from vision.datasets.samples import Dataset, Progress, Sample, merge, split_by_group
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "UNKNOWN",
     "Dataset",
+    "Progress",
     "Sample",
     "image_paths",
     "merge",

@@ -1,11 +1,10 @@
-"""What is wrong with a set of images.
+"""Find what is wrong with a set of images.
 
-Unreadable files, duplicates, near-duplicates, label conflicts, leaks.
-
+That is unreadable files, duplicates, near-duplicates, label conflicts, and leaks between splits.
 Near-duplicates are found by a perceptual hash (64 low frequencies of the image) that is compared in
-all eight turns and flips, and confirmed by the correlation of small colour images: plain
+all eight turns and flips, and confirmed by the correlation of small colour images, because plain
 backgrounds make hashes alike by chance. That finds the same photograph resized, recompressed,
-brightened, turned or mirrored, and series of one object that hardly moved; it does not find another
+brightened, turned or mirrored, and series of one object that hardly moved. It does not find another
 photograph of the same object from elsewhere: for those, write a `group` column.
 
 Source of the hash: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions",
@@ -18,7 +17,7 @@ import csv
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,16 +28,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vision.datasets.images import read_image, shown
-from vision.datasets.samples import Dataset, Sample, split_by_group
+from vision.datasets.samples import Dataset, Progress, Sample, split_by_group
 from vision.errors import DatasetError, ImageError
 from vision.files import write_atomically
 from vision.frames import Pixels
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-
 # Bits of 64 that may differ, and the correlation that small images then must have. On TrashNet,
-# whose groups were made by hand and by local features, 19 of the 31 pairs found so lie in one
-# group.
+# whose groups were made by hand and by local features, 19 of the 31 pairs that these find lie in
+# one group.
 NEAR_BITS = 10
 NEAR_CORRELATION = 0.9
 _SIDE = 32
@@ -53,8 +50,8 @@ class Pair:
         first, second: their names.
         bits: of 64 hash bits, how many differ; 0 for equal files too.
         same_file: True if the bytes are equal.
-        conflict: they have different labels.
-        leak: they are in different splits.
+        conflict: True if they have different labels.
+        leak: True if they are in different splits.
     """
 
     first: str
@@ -147,7 +144,13 @@ def check(dataset: Dataset, progress: Progress = iter) -> Findings:
 
 
 def regroup(dataset: Dataset, findings: Findings, val_share: float) -> Dataset:
-    """Return the readable images with groups that join look-alikes, split again so that no group is on both sides."""
+    """Return the readable images with look-alikes in one group, split again group by group.
+
+    Args:
+        dataset: the set that `check` has read.
+        findings: what it found.
+        val_share: share of each label's images that goes into val, 0..1.
+    """
     bad = {name for name, _ in findings.unreadable}
     samples = [s for s in dataset.samples if s.name not in bad]
     by_name = {s.name: s for s in samples}
@@ -161,7 +164,10 @@ def regroup(dataset: Dataset, findings: Findings, val_share: float) -> Dataset:
 
 
 def write_index(dataset: Dataset, path: Path) -> None:
-    """Write `splits.csv`: path, label, split, group, label_suspect, licence; paths relative to the file's folder.
+    """Write a set's index, `splits.csv`.
+
+    Its columns are path, label, split, group, label_suspect and licence; paths are relative to the
+    file's folder.
 
     Raises:
         DatasetError: an image lies outside of that folder.
@@ -193,7 +199,7 @@ def _must_be_utf8(sample: Sample) -> None:
 
 
 def perceptual_hashes(pixels_hwc: Pixels) -> NDArray[np.uint64]:
-    """Return 8 hashes, one for each turn and flip of the image; the first is of the image as it is."""
+    """Return 8 hashes, one for each turn and flip; the first is of the image as it is."""
     grey = cv2.resize(
         cv2.cvtColor(pixels_hwc, cv2.COLOR_BGR2GRAY), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA
     )

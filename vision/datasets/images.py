@@ -1,4 +1,4 @@
-"""Reading one image from disk, or saying exactly why not.
+"""Read one image from disk, or raise an error that names the file and the reason.
 
 Training, evaluation and `binsight classify` all use it.
 """
@@ -24,8 +24,8 @@ from vision import MAX_IMAGE_PIXELS
 from vision.errors import ImageError
 from vision.frames import Pixels
 
-# A file so named is an image, damaged perhaps, and then that is reported. Others are if OpenCV
-# knows their first bytes.
+# A file with such a name is an image; if it is damaged, that is reported. A file with another name
+# is an image if OpenCV knows its first bytes.
 IMAGE_SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -43,16 +43,16 @@ IMAGE_SUFFIXES = (
     ".ppm",
 )
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
-# Bytes between the end of the image and the end mark, which some cameras leave; more are what a
-# damage left over.
+# Some cameras leave a few bytes between the image and its end mark; more than this is the rest of a
+# damaged image.
 _PADDING_BYTES = 64
 _decoding = threading.Lock()
 
 
 def read_image(path: Path) -> Pixels:
-    """Read an image as every viewer shows it.
+    """Read an image as every viewer shows it: upright, and white where it is transparent.
 
-    Upright (EXIF orientation applied), on white where it is transparent.
+    Upright means that the EXIF orientation is applied.
 
     Returns:
         uint8, height x width x 3, BGR.
@@ -95,9 +95,9 @@ def read_image(path: Path) -> Pixels:
 
 
 def shown(path: Path | str) -> str:
-    """Return a file's name for people.
+    """Return a file's name for people, with bytes that are not UTF-8 escaped.
 
-    Bytes that are not UTF-8 are escaped, for every terminal and page to take it.
+    Every terminal and page can show it.
     """
     return os.fsencode(path).decode(errors="backslashreplace")
 
@@ -113,8 +113,8 @@ def scan(root: Path) -> tuple[list[Path], Counter[str]]:
     Links to folders are followed; hidden files and folders are left out.
 
     Returns:
-        Images, sorted; and what else there is, counted: other files below the folder's own level by
-        suffix, links to nowhere, folders that may not be read.
+        The images, sorted, and counts of what else there is: other files below the folder's own
+        level by suffix, links to nowhere, folders that may not be read.
     """
     images: list[Path] = []
     others = Counter[str]()
@@ -125,10 +125,10 @@ def scan(root: Path) -> tuple[list[Path], Counter[str]]:
         chain = chains.pop(folder)
         kept = []
         for name in sorted(map(str, names)):
-            real = os.path.realpath(below := os.path.join(folder, name))  # noqa: PTH118  os.walk returns text
-            if (
-                not name.startswith(".") and real not in chain
-            ):  # a link to a folder above it has no end
+            below = os.path.join(folder, name)  # noqa: PTH118  os.walk returns text
+            real = os.path.realpath(below)
+            # Following a link to a folder above it would never end.
+            if not name.startswith(".") and real not in chain:
                 chains[below] = (*chain, real)
                 kept.append(name)
         names[:] = kept
@@ -154,19 +154,19 @@ def _looks_like_an_image(path: Path) -> bool:
 
 
 def _decoded(data: bytes, flags: int) -> tuple[NDArray[Any] | None, str]:
-    """Decode; return the pixels, and what the decoder said about missing parts.
+    """Decode an image; return its pixels, and the decoder's warning about missing parts.
 
-    libjpeg and libtiff fill what is missing, call it a success, and say so on the process's
-    standard error alone. So that is read for the moment of decoding, one image at a time; what
-    others write there meanwhile is passed on.
+    libjpeg and libtiff fill what is missing, call it a success, and report it on the process's
+    standard error alone. So standard error is read while an image is decoded, one image at a time;
+    what others write there meanwhile is passed on.
     """
     buffer = np.frombuffer(data, dtype=np.uint8)
-    with _decoding, _scratch() as said:
+    with _decoding, _scratch() as captured:
         if sys.stderr is not None:
             sys.stderr.flush()
         kept = _duplicate(2)
         try:
-            os.dup2(said.fileno(), 2)
+            os.dup2(captured.fileno(), 2)
             pixels = cv2.imdecode(buffer, flags)
         finally:
             if kept is None:
@@ -174,8 +174,8 @@ def _decoded(data: bytes, flags: int) -> tuple[NDArray[Any] | None, str]:
             else:
                 os.dup2(kept, 2)
                 os.close(kept)
-            said.seek(0)
-            lines = said.read().splitlines(keepends=True)
+            captured.seek(0)
+            lines = captured.read().splitlines(keepends=True)
             others = b"".join(line for line in lines if not _DECODER_SAYS.search(line))
             while others and kept is not None:
                 others = others[os.write(2, others) :]
@@ -188,9 +188,9 @@ def _decoded(data: bytes, flags: int) -> tuple[NDArray[Any] | None, str]:
 
 
 def _duplicate(descriptor: int) -> int | None:
-    """Return a copy of an open file, None if it is closed.
+    """Return a copy of an open file descriptor, None if it is closed.
 
-    Services are started without standard error.
+    Services may be started without standard error.
     """
     try:
         return os.dup(descriptor)
@@ -199,19 +199,18 @@ def _duplicate(descriptor: int) -> int | None:
 
 
 def _scratch() -> IO[bytes]:
-    """Return a file in memory where there are such, for the disk may be full."""
+    """Return a file in memory where the system has such files, because the disk may be full."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("decoder"), "w+b")
     return tempfile.TemporaryFile()
 
 
-# Source: libjpeg-turbo's jerror.h, libtiff's and libpng's messages: the words that mean lost image
-# data.
+# Source: libjpeg-turbo's jerror.h, libtiff's and libpng's messages: the words that mean lost
+# image data.
 _DECODER_SAYS = re.compile(
-    rb"Corrupt JPEG data|Premature end of JPEG|Unsupported marker type|Inconsistent progression "
-    rb"sequence"
-    rb"|TIFF_Error|Not enough data|LZWDecode|libpng error|libpng warning: .*(CRC|Read Error|Not "
-    rb"enough)"
+    rb"Corrupt JPEG data|Premature end of JPEG|Unsupported marker type"
+    rb"|Inconsistent progression sequence|TIFF_Error|Not enough data|LZWDecode|libpng error"
+    rb"|libpng warning: .*(CRC|Read Error|Not enough)"
 )
 _EXTRANEOUS = re.compile(rb"Corrupt JPEG data: (\d+) extraneous bytes")
 
@@ -226,27 +225,22 @@ def _may_be_transparent(data: bytes) -> bool:
         return data[25] in (4, 6) or b"tRNS" in data[: data.find(b"IDAT")]
     if data[:2] == b"BM":  # a header of version 4 may name a mask of its transparency
         return int.from_bytes(data[14:18], "little") >= 56 and any(data[66:70])
-    return data[:2] != b"\xff\xd8"  # JPEG knows none
+    return data[:2] != b"\xff\xd8"  # a JPEG has no transparency
 
 
 def _on_white(data: bytes, upright: NDArray[Any]) -> NDArray[Any]:
     """Return the image composed on white.
 
-    `upright` is the same without its transparency, turned as EXIF says.
+    `upright` is the same image without its transparency, turned as EXIF says.
     """
     whole = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if (
-        whole is not None and (hidden := _hidden_grey(data)) is not None
-    ):  # OpenCV leaves a grey PNG's aside
+    hidden = _hidden_grey(data)
+    if whole is not None and hidden is not None:
+        # OpenCV ignores the transparent value of a grey PNG.
         grey = whole if whole.ndim == 2 else whole[..., 0]
-        whole = np.dstack(
-            [
-                grey,
-                grey,
-                grey,
-                np.where(grey == hidden, 0, np.iinfo(grey.dtype).max).astype(grey.dtype),
-            ]
-        )
+        opaque = np.iinfo(grey.dtype).max
+        alpha = np.where(grey == hidden, 0, opaque).astype(grey.dtype)
+        whole = np.dstack([grey, grey, grey, alpha])
     if whole is None or whole.ndim != 3 or whole.shape[2] != 4:
         return upright
     full = np.iinfo(whole.dtype).max if np.issubdtype(whole.dtype, np.integer) else 1
@@ -274,8 +268,8 @@ def _turned(mirror: bool, turn: int, image: NDArray[np.float32]) -> NDArray[np.f
     return np.rot90(image[:, ::-1] if mirror else image, turn)
 
 
-# The eight ways in which EXIF may lay an image: this flag of OpenCV's gives transparency, and
-# leaves EXIF aside.
+# The eight ways in which EXIF may turn an image: OpenCV's flag that keeps transparency does not
+# apply EXIF.
 _TURNS = tuple(partial(_turned, mirror, turn) for mirror, turn in product((False, True), range(4)))
 
 
@@ -295,16 +289,18 @@ def _is_truncated(data: bytes) -> bool:
 
 
 def _jpeg_ends(data: bytes) -> bool:
-    """Walk a JPEG's segments and scans to its end-of-image marker. Source: ITU-T T.81, annex B."""
+    """Walk a JPEG's segments and scans to its end-of-image marker.
+
+    Source: ITU-T T.81, annex B.
+    """
     at = 2
     scanned = False
     while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
         marker = data[at + 1]
         if marker == 0xD9:
             return scanned
-        if (
-            marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD7
-        ):  # stuffed byte, fill or restart: no segment
+        # A stuffed byte, a fill byte or a restart begins no segment.
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD7:
             at += 1 if marker == 0xFF else 2
             continue
         scanned |= marker == 0xDA

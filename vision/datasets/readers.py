@@ -1,4 +1,7 @@
-"""Readers: `splits.csv` and class folders. Folder names become labels only through a label map."""
+"""Read a set of images from a `splits.csv` or from class folders.
+
+Folder names become labels only through a label map.
+"""
 
 from __future__ import annotations
 
@@ -31,17 +34,16 @@ _SPLITS = {
 }
 VAL_SHARE = 0.2
 LabelMap = Mapping[str, str | None]
-# What a label map calls things that are none of a bundle's labels, to measure the unknown test on
-# them.
+# What a label map calls things that are none of a bundle's labels; they measure the unknown test.
 UNKNOWN = "unknown"
 
 
 def open_dataset(
     root: Path, label_map: LabelMap | None = None, unmapped: str | None = None
 ) -> Dataset:
-    """Read a set in whichever known form it has.
+    """Read a set of images in whichever known form it has.
 
-    An index (CSV), a folder with a `splits.csv`, or class folders.
+    The forms are an index (CSV), a folder with a `splits.csv`, and class folders.
 
     Args:
         root: the folder, or the index file.
@@ -68,12 +70,10 @@ def open_dataset(
 def read_index(
     index: Path, label_map: LabelMap | None = None, unmapped: str | None = None
 ) -> Dataset:
-    """Read an index: CSV with the columns path and label.
+    """Read an index: a CSV file with the columns path and label.
 
-    And optionally split, group, licence, label_suspect.
-
-    Paths are relative to the file's folder, whose name the set takes. Without groups each image is
-    its own.
+    The columns split, group, licence and label_suspect are optional. Paths are relative to the
+    file's folder, whose name the set takes. Without a group column each image is its own group.
 
     Raises:
         DatasetError: the file lacks a column, names a missing image, or leaves no sample.
@@ -125,10 +125,9 @@ def read_class_folders(
 ) -> Dataset:
     """Read a folder with one sub-folder for each class.
 
-    Or with train/, val/ or valid/, test/ somewhere above those.
-
-    Where there is no val/ it is drawn from train/, or from everything, by `split_by_group`, each
-    image its own group.
+    Folders train/, val/ or valid/, and test/ may lie somewhere above the class folders. Where there
+    is no val/, `split_by_group` draws it from train/, or from everything; each image is then its
+    own group.
     """
     samples = []
     left_out = Counter[str]()
@@ -176,9 +175,9 @@ def read_class_folders(
 
 
 def read_label_map(path: Path) -> dict[str, str | None]:
-    """Read a label map from JSON: {"name in the data".
+    """Read a label map: one JSON object from names in the data to labels.
 
-    "label of the taxonomy", "unknown", or null to leave it out}.
+    A value is a label of the taxonomy, "unknown", or null to leave those images out.
 
     Raises:
         DatasetError: not such a file, or a label that no taxonomy knows.

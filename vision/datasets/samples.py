@@ -1,14 +1,22 @@
-"""Sample, Dataset and the grouped split."""
+"""Sample, Dataset and the grouped split.
+
+Nothing here reads an image's pixels or prints: who wants a progress bar passes one in.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from vision.errors import DatasetError
+
+# Wraps what is iterated over, such as the samples of a set, to show how far it is; `iter` shows
+# nothing.
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +49,8 @@ class Dataset:
         samples: in a stable order.
         licence: licence of the images, "unknown" if the set does not say.
         left_out: folder or label that the label map left out -> number of images.
-        drawn: the set names no val part and no objects: val was drawn image by image, so that two
-            images of one object may lie on both sides.
+        drawn: True if the set names no val part and no objects: val was drawn image by image, so
+            that two images of one object may lie on both sides.
     """
 
     name: str
@@ -77,7 +85,7 @@ class Dataset:
     def digest(self) -> str:
         """Return a sha256 over names, labels and image bytes.
 
-        Equal on every machine for equal data.
+        Equal data give an equal digest on every machine.
         """
         total = hashlib.sha256()
         for sample in sorted(self.samples, key=lambda s: s.name):
@@ -87,7 +95,7 @@ class Dataset:
 
 
 def merge(datasets: Sequence[Dataset]) -> Dataset:
-    """Return one set of several.
+    """Return one set made of several.
 
     Names and groups get their set's name in front, so that equal ones stay apart.
     """
@@ -114,9 +122,10 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
 def split_by_group(samples: Iterable[Sample], val_share: float) -> tuple[Sample, ...]:
     """Assign "train" or "val" so that no group is on both sides, label by label.
 
-    Groups are taken into val in the order of a hash of their names, each that brings a label's val
-    part nearer to `val_share` of its images; of two or more groups, one at least. The split is the
-    same on every machine and for every seed, and images that come later hardly move it.
+    Groups are visited in the order of a hash of their names. One goes into val if that brings its
+    label's val part nearer to `val_share` of the label's images; of two or more groups, at least
+    one does. The split is the same on every machine and for every seed, and images that come later
+    hardly move it.
 
     Args:
         samples: any splits they have are replaced.

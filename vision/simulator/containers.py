@@ -27,7 +27,7 @@ Profile = list[tuple[float, float]]
 
 
 def glass_bottle(size: int, rng: Rng) -> Patch:
-    """A lying bottle: thick glass that tints and bends what is behind it, dark edges, hard glints."""
+    """A lying bottle: thick glass that tints and bends what is behind it, dark edges, glints."""
     neck = rng.uniform(0.1, 0.16)
     body = rng.uniform(0.26, 0.4)
     shoulder = rng.uniform(-0.45, -0.1)
@@ -151,7 +151,7 @@ def food_tin(size: int, rng: Rng) -> Patch:
 
 
 def metal_disc(size: int, rng: Rng) -> Patch:
-    """A lid, a bottle cap or the end of a can, seen from above: concentric rings, perhaps a pull tab."""
+    """A lid, a bottle cap or the end of a can from above: concentric rings, perhaps a pull tab."""
     x, y = grid(size)
     r = np.hypot(x, y)
     edge = rng.uniform(0.5, 0.85)
@@ -196,7 +196,10 @@ def foil(size: int, rng: Rng) -> Patch:
 
 
 def pet_bottle(size: int, rng: Rng) -> Patch:
-    """A thin clear bottle: ribs and dents, a coloured cap, often a sleeve; bends light far less than glass."""
+    """A thin clear bottle: ribs, dents, a coloured cap, often a sleeve.
+
+    It bends light far less than glass does.
+    """
     neck = rng.uniform(0.09, 0.13)
     body = rng.uniform(0.26, 0.38)
     profile = [

@@ -1,4 +1,4 @@
-"""Simulator images on disk, as a set like any other: images/<label>/*.jpg and a splits.csv."""
+"""Write simulator images to disk as a set like any other: images/<label>/*.jpg, splits.csv."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def simulator_dataset(
 ) -> Dataset:
     """Render images, evenly over the labels, and return them as a dataset.
 
-    Every fifth is in the val split.
-
-    A folder that already holds the set of these very arguments is read, not rendered again.
+    Every fifth image of a label is in the val split. A folder that already holds the set of these
+    very arguments is read, not rendered again.
 
     Args:
         root: folder to write to.

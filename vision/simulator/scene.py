@@ -1,6 +1,6 @@
 """One image of the bin camera: floor, clutter, item with its shadow, lens, sensor.
 
-Deterministic for a seed.
+Equal seeds give equal images.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class Chute:
 
 
 def random_chute(width_px: int, height_px: int, rng: Rng) -> Chute:
-    """Return a chute with a random floor (board, plastic, steel, rubber, concrete), dirt, lamp and camera."""
+    """Return a chute with a random floor, dirt, lamp and camera.
+
+    The floor is of board, plastic, steel, rubber or concrete.
+    """
     size = max(width_px, height_px)
     floor = _floor(size, rng)[:height_px, :width_px]
     light = random_light(rng)
@@ -48,7 +51,8 @@ def random_chute(width_px: int, height_px: int, rng: Rng) -> Chute:
     slope = rng.normal(0, 0.13, 2)
     lamp = 1 + slope[0] * x + slope[1] * y + 0.06 * clouds(size, rng, 2, 1)[:height_px, :width_px]
     if rng.random() < 0.35:  # the shadow of the flap or of a passer-by falls into the chute
-        edge = np.cos(a := rng.uniform(0, 6.3)) * x + np.sin(a) * y - rng.uniform(0.1, 0.9)
+        turn = rng.uniform(0, 6.3)
+        edge = np.cos(turn) * x + np.sin(turn) * y - rng.uniform(0.1, 0.9)
         lamp *= 1 - rng.uniform(0.15, 0.5) / (1 + np.exp(-edge / rng.uniform(0.02, 0.2)))
     floor = floor * lamp[..., None] * np.asarray(light.colour, dtype=np.float32)
     return Chute(
@@ -90,7 +94,7 @@ class PlacedItem:
 def expose(
     chute: Chute, placed: PlacedItem | None, rng: Rng, offset_px: tuple[int, int] = (0, 0)
 ) -> Pixels:
-    """Take an image.
+    """Take one image of a chute.
 
     Args:
         chute: the surroundings.

@@ -1,11 +1,10 @@
-"""Light on a material.
+"""Light on a material: one model for all items.
 
-One model for all items: diffuse, highlight, mirror and see-through parts add up.
-
-Matt cardboard and paper show only the first; metal mirrors an environment of bright and dark bands;
+Diffuse, highlight, mirror and see-through parts add up. Matt cardboard and paper show only the first; metal mirrors an environment of bright and dark bands;
 glass and film let the floor through, bent by their relief, and reflect more the more they are
-tilted (Fresnel). Source: Schlick, "An Inexpensive BRDF Model for Physically-based Rendering", 1994,
-for the reflectance.
+tilted (Fresnel).
+
+Source of the reflectance: Schlick, "An Inexpensive BRDF Model for Physically-based Rendering", 1994.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def turn_patch(item: Patch, angle_deg: float) -> Patch:
 
 
 def shade(item: Patch, behind_hwc: Field, light: Light) -> Field:
-    """Return the lit item, opaque where it is opaque, with the background bent and tinted where it is clear.
+    """Return the lit item; where it is clear, the background shows through, bent and tinted.
 
     Args:
         item: as drawn.

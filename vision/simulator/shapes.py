@@ -6,11 +6,11 @@ All arrays are float32. A height is in pixels, so its gradient is a slope; colou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, Unpack
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Field = NDArray[np.float32]
 Colour = tuple[float, float, float]
@@ -44,20 +44,39 @@ class Patch:
     refraction: float = 0.0
 
 
+class Surface(TypedDict, total=False):
+    """What only some items have; see Patch. Numbers stand for the whole item."""
+
+    metal: ArrayLike
+    clear: ArrayLike
+    tint: Colour
+    refraction: float
+
+
 def patch(
-    alpha: Field, height: Field, albedo: Any, gloss: float, shine: float, **rest: Any
+    alpha: Field,
+    height: Field,
+    albedo: ArrayLike,
+    gloss: float,
+    shine: float,
+    **surface: Unpack[Surface],
 ) -> Patch:
     """Build a patch; `metal` and `clear` may be numbers or fields, `albedo` a colour or an image."""
     size = alpha.shape[0]
-    albedo_hwc = np.broadcast_to(np.asarray(albedo, dtype=np.float32), (size, size, 3)).copy()
-    metal, clear = (
-        np.broadcast_to(bgr(rest.pop(name, 0.0)), (size, size)).copy()
-        for name in ("metal", "clear")
+    return Patch(
+        alpha,
+        height,
+        np.broadcast_to(bgr(albedo), (size, size, 3)).copy(),
+        gloss,
+        shine,
+        np.broadcast_to(bgr(surface.get("metal", 0.0)), (size, size)).copy(),
+        np.broadcast_to(bgr(surface.get("clear", 0.0)), (size, size)).copy(),
+        surface.get("tint", (1.0, 1.0, 1.0)),
+        surface.get("refraction", 0.0),
     )
-    return Patch(alpha, height, albedo_hwc, gloss, shine, metal, clear, **rest)
 
 
-def bgr(colour: Any) -> Field:
+def bgr(colour: ArrayLike) -> Field:
     """Return a colour (or a single grey level, or a field of them) as float32."""
     return np.asarray(colour, dtype=np.float32)
 
@@ -70,7 +89,7 @@ def grid(size: int) -> tuple[Field, Field]:
 
 
 def clouds(size: int, rng: Rng, cells: int = 4, octaves: int = 3) -> Field:
-    """Return smooth noise, about -1..1: random grids of growing fineness, interpolated and added."""
+    """Return smooth noise, about -1..1: the sum of random grids, each finer than the last."""
     total = np.zeros((size, size), dtype=np.float32)
     for octave in range(octaves):
         n = min(cells * 2**octave, size)
@@ -95,7 +114,7 @@ def creases(size: int, rng: Rng, folds: int) -> Field:
     return bgr(total / (max(folds, 1) ** 0.5 * 0.35))
 
 
-def polygon(size: int, points_xy: Any) -> Field:
+def polygon(size: int, points_xy: ArrayLike) -> Field:
     """Return the antialiased mask of a polygon; points in -1..1."""
     mask = np.zeros((size, size), dtype=np.uint8)
     pixels = np.round((np.asarray(points_xy, dtype=np.float64) + 1) / 2 * (size - 1) * 16).astype(
@@ -139,10 +158,11 @@ def dome(mask: Field, height: float) -> Field:
     )
 
 
-def revolve(size: int, profile_ty: Any) -> tuple[Field, Field, Field]:
+def revolve(size: int, profile_ty: ArrayLike) -> tuple[Field, Field, Field]:
     """Return (mask, relief, across) of a body of revolution that lies along the canvas.
 
     Args:
+        size: of the canvas, pixels.
         profile_ty: (position along the axis -1..1, half width 0..1), rising positions.
 
     Returns:
@@ -150,10 +170,9 @@ def revolve(size: int, profile_ty: Any) -> tuple[Field, Field, Field]:
     """
     profile = np.asarray(profile_ty, dtype=np.float32)
     x, y = grid(size)
-    half = np.interp(y[:, 0], profile[:, 0], profile[:, 1], left=0, right=0).astype(np.float32)[
-        :, None
-    ]
-    half = bgr(cv2.GaussianBlur(np.repeat(half, 3, axis=1), (1, 5), 0)[:, :1])
+    widths = np.interp(y[:, 0], profile[:, 0], profile[:, 1], left=0, right=0)
+    columns = np.repeat(widths.astype(np.float32)[:, None], 3, axis=1)
+    half = bgr(cv2.GaussianBlur(columns, (1, 5), 0)[:, :1])
     across = np.clip(x / np.maximum(half, 1e-3), -1.5, 1.5)
     mask = np.clip((half - np.abs(x)) * size / 4 + 0.5, 0, 1) * (half > 0.01)
     relief = half * np.sqrt(np.clip(1 - across**2, 0, 1)) * size / 2
@@ -180,7 +199,15 @@ def hsv_colour(hue_deg: float, saturation: float, value: float) -> Colour:
 def text_lines(
     image: Field, rng: Rng, box: tuple[int, int, int, int], ink: Colour, height_px: int
 ) -> None:
-    """Draw lines of word-like marks into an image, in place; box is left, top, right, bottom in pixels."""
+    """Draw lines of word-like marks into an image, in place.
+
+    Args:
+        image: float32, BGR.
+        rng: draws widths and gaps.
+        box: left, top, right, bottom of the text, pixels.
+        ink: its colour.
+        height_px: of a line.
+    """
     left, top, right, bottom = box
     for y in range(top, bottom - height_px, max(2, int(height_px * 1.8))):
         x = left

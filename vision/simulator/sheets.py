@@ -1,4 +1,4 @@
-"""Flat and folded things: cardboard, paper, film, wrappers, cloth."""
+"""Flat and folded things: cardboard, paper, plastic film, wrappers, cloth."""
 
 from __future__ import annotations
 

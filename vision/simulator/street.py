@@ -1,9 +1,7 @@
-"""A chute on a bad day.
+"""A chute on a bad day: what a trigger must count, and what it must not.
 
-Hands, shadows, lamps, flicker and dirt around the items, with the truth of every frame.
-
-What a trigger must count and what it must not. `World` is the calm double of demos; this one is for
-measuring.
+Hands, shadows, lamps, flicker and dirt come between the items, and the truth of every frame is
+known. `World` is the calm chute of demos; this one is for measuring.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ class Street:
 
     Attributes:
         counted: how often each item was cleared while it lay there.
-        false: how often the lid was told to clear nothing, by what went on at that moment.
+        false: how often the lid was called to an empty chute, by what went on at that moment.
         empty_frames: frames without an item.
     """
 
@@ -69,7 +67,7 @@ class Street:
         return next(self._frames, None)
 
     def clear(self) -> None:
-        """Tell the lid to clear the chute; the item goes a moment later."""
+        """Call the lid to clear the chute; the item goes a moment later."""
         if self._lies is None:
             self.false[self._now] += 1
         else:
@@ -86,9 +84,8 @@ class Street:
                     if self._incidents and rng.random() < 0.6:
                         self._now = str(rng.choice(self._incidents))
                         yield from self._incident()
-                        yield from (
-                            self._empty() for _ in range(3)
-                        )  # an incident's trace is still its own
+                        # What an incident leaves behind still belongs to it.
+                        yield from (self._empty() for _ in range(3))
                         self._now = "quiet"
             yield from (self._empty() for _ in range(3))
             yield from self._item(index)
@@ -119,7 +116,7 @@ class Street:
 
     def _incident(self) -> Iterator[Pixels]:
         rng = self._rng
-        (width, height) = self._size_px
+        width, height = self._size_px
         if self._now == "hand":
             limb = _Limb(self._size_px, rng)
             deepest = rng.uniform(0.3, 0.9)
@@ -185,7 +182,7 @@ class _Limb:
 
     def __init__(self, size_px: tuple[int, int], rng: Rng) -> None:
         self._rng = rng
-        (width, self._height) = size_px
+        width, self._height = size_px
         self._x = rng.uniform(0.25, 0.75) * width
         self._thick = rng.uniform(0.12, 0.25) * width
         tone = rng.uniform(0.35, 1.0)

@@ -1,10 +1,8 @@
 """A chute in time: an item falls in, lies there until the lid clears it, the next one comes.
 
-The truth is kept.
-
-It is the first-class double of the street: the bin's camera looks at it and the bin's actuator
-clears it. The ledger is the truth on disk. It outlives the process, as the street does: if the bin
-is killed while an item lies in the chute, the item still lies there when the bin comes back.
+It stands in for the street: the bin's camera sees it and the bin's actuator clears it. The ledger
+is the truth on disk. It outlives the process, as the street does: if the bin is killed while an
+item lies in the chute, the item still lies there when the bin comes back.
 """
 
 from __future__ import annotations
@@ -60,7 +58,7 @@ class SimulatedItems:
     ) -> Pixels:
         """Return an image of the chute with the item in it."""
         if self._placed is None or self._placed[0] != index:
-            self._placed = index, place_item(chute, self.label(index), self._rng(index))
+            self._placed = (index, place_item(chute, self.label(index), self._rng(index)))
         return expose(chute, self._placed[1], rng, offset_px)
 
     def _rng(self, index: int) -> np.random.Generator:
@@ -68,9 +66,9 @@ class SimulatedItems:
 
 
 class Photographs:
-    """Real images in place of items.
+    """Photographs in place of items: each slides over the chute and then fills the frame.
 
-    Each slides over the chute and then fills the frame, pixel for pixel.
+    It fills the frame pixel for pixel.
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
@@ -91,9 +89,9 @@ class Photographs:
             pixels = read_image(self._samples[int(self._order[index % len(self._order)])].path)
             if pixels.shape[:2] != (height_px, width_px):
                 pixels = cv2.resize(pixels, (width_px, height_px), interpolation=cv2.INTER_AREA)
-            self._shown = index, np.asarray(pixels, dtype=np.uint8)
+            self._shown = (index, np.asarray(pixels, dtype=np.uint8))
         image = self._shown[1]
-        (dx, dy) = offset_px
+        dx, dy = offset_px
         if not dx and not dy:
             return image
         moved = expose(chute, None, rng)
@@ -108,9 +106,13 @@ class Photographs:
 
 @dataclass(frozen=True, slots=True)
 class LedgerLine:
-    """One line of the truth.
+    """One line of the truth: what happened to one item.
 
-    Item `index` of `label` was "dropped", "cleared" (to `stream`) or "missed".
+    Attributes:
+        index: number of the item, from 0.
+        label: its true label.
+        what: "dropped", "cleared" or "missed".
+        stream: where a cleared item went.
     """
 
     index: int
@@ -166,11 +168,8 @@ class World:
         self._frame = EMPTY_FRAMES + FALL_FRAMES if dropped > self._index else 0
         if ledger:
             ledger.parent.mkdir(parents=True, exist_ok=True)
-            if (
-                ledger.is_file()
-                and not ledger.read_bytes().endswith(b"\n")
-                and ledger.stat().st_size
-            ):
+            data = ledger.read_bytes() if ledger.is_file() else b""
+            if data and not data.endswith(b"\n"):
                 ledger.write_text("".join(f"{json.dumps(_plain(line))}\n" for line in lines))
 
     @property
@@ -202,10 +201,7 @@ class World:
             return expose(self._chute, None, self._rng)
 
     def clear(self, stream: str) -> None:
-        """Open the lid: whatever lies in the chute is gone.
-
-        Clearing an empty chute does nothing.
-        """
+        """Open the lid: whatever lies in the chute is gone; an empty chute stays as it is."""
         if self._frame > EMPTY_FRAMES:
             self._next("cleared", stream)
 

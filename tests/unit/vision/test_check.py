@@ -15,9 +15,9 @@ from vision.simulator.dataset import simulator_dataset
 
 @pytest.fixture
 def planted(tmp_path: Path) -> Path:
-    """60 rendered images, with a copy, a turned and recompressed copy under another label.
+    """60 rendered images with a copy, a turned copy under another label, and a broken file.
 
-    And a broken file.
+    The turned copy is darker and recompressed.
     """
     root = tmp_path / "set"
     simulator_dataset(root, 60, 5, ("glass", "paper", "metal"))

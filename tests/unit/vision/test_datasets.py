@@ -134,12 +134,10 @@ def test_sets_of_the_same_name_stay_apart(image_folder: Path, tmp_path: Path) ->
     both = merge([open_dataset(image_folder), open_dataset(other)])
     assert len({s.group for s in both.samples}) == len(both.samples) == 48
     assert both.drawn  # nobody named a val part
-    shutil.copytree(
-        image_folder, tmp_path / f"{image_folder.name}-2"
-    )  # the very name that the second would take
-    three = merge(
-        [open_dataset(p) for p in (image_folder, tmp_path / f"{image_folder.name}-2", other)]
-    )
+    # The very name that the second set would take.
+    namesake = tmp_path / f"{image_folder.name}-2"
+    shutil.copytree(image_folder, namesake)
+    three = merge([open_dataset(p) for p in (image_folder, namesake, other)])
     assert len({s.group for s in three.samples}) == len(three.samples) == 72
 
 

@@ -44,7 +44,7 @@ def test_every_output_of_a_network_gives_a_decision(
         ([9, 0, 0], [1, 0, 0], "known"),
         ([1, 0, 0], [1, 0, 0], "unsure"),
         ([9, 0, 0], [-1, 0, 0], "unknown"),
-        ([0, 0, 1], [0, 0, -1], "hazard"),  # a likely hazard is never waved through
+        ([0, 0, 1], [0, 0, -1], "hazard"),  # a likely hazard never passes as unsure
         ([np.nan, 0, 0], [1, 0, 0], "fault"),
     ],
 )
@@ -68,6 +68,6 @@ def test_unknown_score_is_small_at_a_centroid_and_large_away_from_all() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0, -1, float("nan"), float("inf")])
-def test_calibrate_without_a_usable_temperature_is_refused(temperature: float) -> None:
+def test_a_policy_without_a_usable_temperature_is_refused(temperature: float) -> None:
     with pytest.raises(BundleError, match="temperature"):
         DecisionPolicy(temperature, {}, 1)

@@ -15,9 +15,8 @@ def test_hand_made_confusion() -> None:
     assert metrics.recall_per_label(m)[:2].tolist() == [2 / 3, 1]
     assert np.isnan(metrics.recall_per_label(m)[2])
     assert metrics.precision_per_label(m)[:2].tolist() == [1, 2 / 3]
-    assert metrics.macro_f1(m) == pytest.approx(
-        0.8
-    )  # the label that does not occur is not averaged in
+    # The label that does not occur does not count in the mean.
+    assert metrics.macro_f1(m) == pytest.approx(0.8)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
@@ -47,9 +46,8 @@ def test_risk_coverage_ends_at_the_error_rate() -> None:
 
 def test_group_bootstrap_is_wider_than_pretending_independence() -> None:
     rng = np.random.default_rng(0)
-    right = np.repeat(
-        rng.random(40) < 0.8, 25
-    )  # 40 objects, 25 images each, all right or all wrong
+    # 40 objects, 25 images each, all right or all wrong.
+    right = np.repeat(rng.random(40) < 0.8, 25)
     grouped = metrics.group_bootstrap(
         [str(i // 25) for i in range(1000)], lambda i: float(right[i].mean()), 300
     )
@@ -62,9 +60,8 @@ def test_group_bootstrap_is_wider_than_pretending_independence() -> None:
 
 def test_coverage_at_a_risk_is_the_largest_part_that_keeps_it() -> None:
     confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
-    correct = np.array(
-        [True, True, False, True, True]
-    )  # risks of the growing parts: 0, 0, 1/3, 1/4, 1/5
+    # Risks of the growing parts: 0, 0, 1/3, 1/4, 1/5.
+    correct = np.array([True, True, False, True, True])
     assert metrics.coverage_at(confidence, correct, 0.0) == pytest.approx(0.4)
     assert metrics.coverage_at(confidence, correct, 0.2) == pytest.approx(1.0)
     assert metrics.coverage_at(confidence, ~correct, 0.1) == 0.0
@@ -73,8 +70,7 @@ def test_coverage_at_a_risk_is_the_largest_part_that_keeps_it() -> None:
 def test_false_positives_are_counted_where_the_recall_is_kept() -> None:
     score = np.concatenate([np.arange(1, 101) / 100, np.array([0.01, 0.05, 0.5, 0.99])])
     positive = np.arange(104) < 100
-    assert metrics.fpr_at_recall(score, positive, 0.95) == pytest.approx(
-        0.5
-    )  # 95 of 100 score above 0.05
+    # 95 of 100 positives score above 0.05.
+    assert metrics.fpr_at_recall(score, positive, 0.95) == pytest.approx(0.5)
     assert metrics.fpr_at_recall(score, positive, 1.0) == 1.0
     assert np.isnan(metrics.fpr_at_recall(score[:100], positive[:100]))

@@ -1,7 +1,4 @@
-"""The procedural bin camera.
-
-Deterministic, at camera speed, with a truth that outlives the process.
-"""
+"""The procedural bin camera: deterministic, at camera speed, its truth outlives the process."""
 
 import json
 import time
