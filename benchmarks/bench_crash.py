@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.lake import Lake
+from cluster.lake.store import Lake
 from edge_runtime.outbox import Outbox
 from vision.simulator.world import read_ledger
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from cluster.api import MAX_BODY_BYTES, create_app
 from cluster.app import aggregate
 from cluster.config import HubConfig
-from cluster.ingest import Ingest
-from cluster.lake import Lake
+from cluster.ingest.commit import Ingest
+from cluster.lake.store import Lake
+from cluster.web.app import create_app
 from vision.events import Batch, ItemEvent, Receipt
-from vision.wire import decode_receipt, encode_batch
+from vision.wire import MAX_BODY_BYTES, decode_receipt, encode_batch
 
 Make = Callable[..., ItemEvent]
 
@@ -50,7 +50,7 @@ def test_a_batch_is_acknowledged_with_a_receipt_and_counted(
     rows = client.get("/v1/statistics", params={"by": ["label", "stream"]}).json()["rows"]
     assert [(r["label"], r["items"]) for r in rows] == [("glass", 1), ("paper", 1)]
     text = client.get("/v1/statistics", params={"by": "label", "format": "csv"}).text
-    assert text.splitlines()[1].startswith("glass,1,0.5,")
+    assert text.splitlines()[1].startswith('"glass",1,0.5,')
     assert client.get("/v1/statistics", params={"by": "label", "format": "xslx"}).status_code == 422
     assert client.get("/v1/bins").json()["rows"][0]["missing"] == 0
 
@@ -103,7 +103,7 @@ def test_a_defect_in_the_committer_costs_one_group_and_not_the_hub(
 ) -> None:
     body = encode_batch(Batch("o", "b", 0, ((1, make_event()),)))
     with monkeypatch.context() as broken:
-        broken.setattr("cluster.lake.events_table", lambda *_: 1 / 0)
+        broken.setattr("cluster.lake.store.events_table", lambda *_: 1 / 0)
         assert client.post("/v1/batches", content=body).status_code == 503
     assert client.post("/v1/batches", content=body).status_code == 200
 
@@ -114,7 +114,7 @@ def test_a_lake_that_cannot_store_answers_503_and_no_receipt(
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cluster.lake.os.fsync", refuse)
+    monkeypatch.setattr("cluster.lake.durable.os.fsync", refuse)
     answer = client.post(
         "/v1/batches", content=encode_batch(Batch("o1", "b", 0, ((1, make_event()),)))
     )
@@ -146,7 +146,7 @@ def test_page_and_its_script_come_from_the_hub_itself(client: TestClient) -> Non
     assert "https://" not in page.text.replace(
         "http://www.w3.org", ""
     )  # nothing is loaded from elsewhere
-    assert client.get("/vendor/echarts.common.min.js").status_code == 200
+    assert client.get("/static/vendor/echarts.common.min.js").status_code == 200
     assert client.get("/v1/statistics", params={"by": "colour"}).status_code == 400
 
 
@@ -211,7 +211,7 @@ def test_a_panic_of_the_lake_is_an_error_like_others_and_the_hub_goes_on(
 
     body = encode_batch(Batch("o1", "bin-1", 0, ((1, make_event()),)))
     with monkeypatch.context() as patch:
-        patch.setattr("cluster.lake.write_deltalake", panics)
+        patch.setattr("cluster.lake.store.write_deltalake", panics)
         answer = client.post("/v1/batches", content=body)
         assert (answer.status_code, "deltalake broke down" in answer.json()["error"]) == (503, True)
     assert client.post("/v1/batches", content=body).status_code == 200
