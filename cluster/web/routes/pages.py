@@ -15,7 +15,7 @@ from cluster.estimation.shares import CONFIDENCE
 _PAGES = Path(__file__).parent.parent / "pages"
 _TEMPLATES = Jinja2Templates(directory=_PAGES / "templates")
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(tags=["pages"])
 
 
 def static_files() -> StaticFiles:
@@ -23,13 +23,13 @@ def static_files() -> StaticFiles:
     return StaticFiles(directory=_PAGES / "static")
 
 
-@router.get("/docs")
+@router.get("/docs", include_in_schema=False)
 def docs() -> HTMLResponse:
     """Show the description of the API."""
     return get_swagger_ui_html(openapi_url="openapi.json", title="binsight hub")
 
 
-@router.get("/")
+@router.get("/", response_class=HTMLResponse)
 def index(request: Request) -> HTMLResponse:
     """Show the statistics to people."""
     return _TEMPLATES.TemplateResponse(

@@ -140,18 +140,6 @@ def test_a_lake_may_lie_anywhere_and_checkpoints_are_synced(
     assert written <= set(synced)
 
 
-def test_a_lake_where_deltalake_would_lose_its_way_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="name another folder"):
-        Lake(tmp_path / "a%20b")
-
-
-def test_a_second_hub_on_the_same_lake_is_refused(tmp_path: Path) -> None:
-    first = Lake(tmp_path / "lake")
-    first.claim()
-    with pytest.raises(StorageError, match="another hub"):
-        Lake(tmp_path / "lake").claim()
-
-
 def test_many_bins_at_once_share_commits(lake: Lake, batch: Callable[..., Batch]) -> None:
     async def run() -> tuple[list[Receipt], int]:
         ingest = Ingest(lake, lambda: NOW, 0.05, 10_000)
@@ -224,15 +212,6 @@ def test_a_damaged_lake_is_an_error_that_names_it(
     )
     with pytest.raises(StorageError, match="events"):
         lake.files("events")
-
-
-@pytest.mark.parametrize("name", ["hub[1]", "hub*", "a?b", "{a,b}"])
-def test_a_lake_whose_path_reads_as_a_pattern_is_refused_at_the_start(
-    tmp_path: Path, name: str
-) -> None:
-    with pytest.raises(StorageError, match="as a pattern; name another folder"):
-        Lake(tmp_path / name / "lake")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("folder", ["bin_id=7", "label=1", "outbox_id=x/seq=3"])

@@ -219,7 +219,79 @@ def test_a_panic_of_the_lake_is_an_error_like_others_and_the_hub_goes_on(
 
 
 def test_every_address_in_the_page_is_relative(client: TestClient) -> None:
-    for path in ("/", "/docs"):
+    for path in ("/", "/docs", "/static/hub.js", "/static/hub.css"):
         assert not re.findall(
             r"""(?:src|href|ask\(|fetch\(|url:)\s*=?\s*["'`]/[^/]""", client.get(path).text
         )
+
+
+def test_an_empty_lake_answers_with_empty_statistics(client: TestClient) -> None:
+    assert client.get("/v1/statistics", params={"by": "label"}).json()["rows"] == []
+    assert client.get("/v1/statistics", params={"by": "label", "format": "csv"}).text == ""
+    assert client.get("/v1/bins").json() == {"rows": []}
+    overview = client.get("/v1/overview").json()
+    assert (overview["items"], overview["streams"], overview["diverted"]) == (0, [], None)
+
+
+def test_every_answer_of_the_api_is_described(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    described = {
+        path: operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+        for path, operations in paths.items()
+        for operation in operations.values()
+        if path.startswith("/v1/")
+    }
+    assert {path: name.rpartition("/")[2] for path, name in described.items()} == {
+        "/v1/batches": "ReceiptAnswer",
+        "/v1/statistics": "StatisticsAnswer",
+        "/v1/bins": "BinsAnswer",
+        "/v1/overview": "OverviewAnswer",
+        "/v1/health": "HealthAnswer",
+    }
+    assert paths["/v1/batches"]["post"]["security"] == [{"HTTPBearer": []}]
+
+
+def test_the_overview_of_a_fleet_holds_totals_and_intervals(
+    client: TestClient, config: HubConfig, make_event: Make
+) -> None:
+    glass = tuple((n, make_event()) for n in range(1, 9))
+    doubt = (9, make_event(decision="unsure", stream="residual"))
+    hazard = (12, make_event(label="battery", decision="hazard", stream="hazardous"))
+    body = encode_batch(Batch("o1", "bin-1", 0, (*glass, doubt, hazard)))
+    assert client.post("/v1/batches", content=body).status_code == 200
+    aggregate(config, "local")
+    overview = client.get("/v1/overview").json()
+    assert (overview["items"], overview["bins"], overview["missing"]) == (10, 1, 2)
+    assert overview["commits_behind"] == 0
+    for name in ("diverted", "known"):
+        share = overview[name]
+        assert (share["count"], share["total"], share["share"]) == (9, 10, 0.9)
+        assert (round(share["low"], 3), round(share["high"], 3)) == (0.596, 0.982)
+    assert [(row["label"], row["items"]) for row in overview["labels"]] == [
+        ("battery", 1),
+        ("glass", 8),
+    ]
+    assert all(row["items_low"] < row["items"] < row["items_high"] for row in overview["labels"])
+    assert {row["stream"]: row["items"] for row in overview["streams"]} == {
+        "glass": 8,
+        "hazardous": 1,
+        "residual": 1,
+    }
+    assert sum(sum(series["items"]) for series in overview["hours"]["series"]) == 10
+    decisions = overview["decisions"]
+    assert decisions["labels"] == ["battery", "glass"]
+    assert [(row["decision"], row["shares"]) for row in decisions["series"]] == [
+        ("known", [0.0, 8 / 9]),
+        ("unsure", [0.0, 1 / 9]),
+        ("hazard", [1.0, 0.0]),
+    ]
+    assert overview["outboxes"] == client.get("/v1/bins").json()["rows"]
+
+
+def test_where_no_stream_is_residual_nothing_is_kept_out_of_it(
+    client: TestClient, config: HubConfig, make_event: Make
+) -> None:
+    body = encode_batch(Batch("o1", "bin-1", 0, ((1, make_event(stream="dry")),)))
+    assert client.post("/v1/batches", content=body).status_code == 200
+    aggregate(config, "local")
+    assert client.get("/v1/overview").json()["diverted"] is None
