@@ -314,12 +314,13 @@ def _run_fleet(fleet: list[_Bin], items: int) -> str:
 
 def _check(fleet: list[_Bin], folder: Path, items: int, killed: str) -> bool:
     """Compare the truth of every chute with the hub's statistics; print what was found."""
-    from cluster import stats  # noqa: PLC0415  extra "cluster"
-    from cluster.lake import Lake  # noqa: PLC0415  extra "cluster"
+    from cluster.lake.store import Lake  # noqa: PLC0415  extra "cluster"
+    from cluster.statistics import query as stats  # noqa: PLC0415  extra "cluster"
+    from cluster.statistics.completeness import completeness  # noqa: PLC0415  extra "cluster"
 
     lake = Lake(folder / "lake")
-    counted = {row["bin_id"]: row["items"] for row in stats.query(lake, ["bin_id"])}
-    gaps = {row["bin_id"]: row["missing"] for row in stats.bins(lake)}
+    counted = {row["bin_id"]: row["items"] for row in stats.query(lake, ["bin_id"]).to_pylist()}
+    gaps = {row.bin_id: row.missing for row in completeness(lake)}
     seen = stats.labels_in_order(lake)
     duplicates = stats.duplicates(lake)
     table = Table(

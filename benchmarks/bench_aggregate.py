@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.aggregate import aggregate_files, merge
-from cluster.distributed import aggregate_with_ray
-from cluster.lake import EVENT_SCHEMA
+from cluster.lake.schema import EVENT_SCHEMA
+from cluster.statistics.aggregate import aggregate_files, merge
+from cluster.statistics.distributed import aggregate_with_ray
 
 DAYS = 6
 EVENTS_PER_DAY = 500_000

@@ -18,7 +18,7 @@ from typing import Any
 
 import duckdb
 
-from cluster.lake import Lake
+from cluster.lake.store import Lake
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import HttpUplinkConfig
 from edge_runtime.outbox import Outbox

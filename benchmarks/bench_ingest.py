@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.ingest import Ingest
-from cluster.lake import Lake
+from cluster.ingest.commit import Ingest
+from cluster.lake.store import Lake
 from vision.events import Batch, ItemEvent
 from vision.wire import decode_batch, encode_batch
 

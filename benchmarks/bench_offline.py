@@ -13,8 +13,8 @@ from typing import Any
 
 import duckdb
 
-from cluster.ingest import Ingest
-from cluster.lake import Lake
+from cluster.ingest.commit import Ingest
+from cluster.lake.store import Lake
 from edge_runtime.clock import Instant
 from edge_runtime.config import HttpUplinkConfig, OutboxConfig
 from edge_runtime.outbox import Outbox

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from cluster.aggregate import aggregate_files, merge
-from cluster.api import create_app
 from cluster.config import HubConfig
-from cluster.lake import Lake
-from cluster.stats import ITEMS, OUTBOXES
+from cluster.lake.schema import EVENTS, ITEMS, OUTBOXES
+from cluster.lake.store import Lake
+from cluster.statistics.aggregate import aggregate_files, merge
+from cluster.web.app import create_app
 from vision.errors import ConfigError, StorageError
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def aggregate(config: HubConfig, engine: str = "ray", ray_address: str | None = 
     """
     started = time.perf_counter()
     lake = Lake(config.lake)
-    version = lake.version("events")
+    version = lake.version(EVENTS)
     groups = lake.files_by_arrival()
     if not groups:
         raise StorageError(
@@ -82,7 +82,7 @@ def aggregate(config: HubConfig, engine: str = "ray", ray_address: str | None = 
         )
     parts = list(groups.values())
     if engine == "ray":
-        from cluster.distributed import aggregate_with_ray  # noqa: PLC0415
+        from cluster.statistics.distributed import aggregate_with_ray  # noqa: PLC0415  ray is slow
 
         result = aggregate_with_ray(parts, ray_address)
     else:

@@ -66,8 +66,8 @@ def test_demo_notices_what_does_not_add_up(tmp_path: Path) -> None:
     from binsight_demo import _Bin, _check
     from cluster.app import aggregate
     from cluster.config import HubConfig
-    from cluster.ingest import Ingest
-    from cluster.lake import Lake
+    from cluster.ingest.commit import Ingest
+    from cluster.lake.store import Lake
     from vision.events import Batch, ItemEvent
 
     event = ItemEvent(
@@ -235,14 +235,14 @@ def test_page_shows_the_statistics_in_a_real_browser_behind_a_path_too(
 
         def without_residual(route: Any) -> None:
             answer = route.fetch()
-            route.fulfill(response=answer, body=answer.text().replace('"residual"', '"dry"'))
+            route.fulfill(response=answer, json={**answer.json(), "diverted": None})
 
-        page.route("**/v1/statistics?by=stream", without_residual)
+        page.route("**/v1/overview", without_residual)
         page.reload()
         page.wait_for_selector("#bins tbody tr")
         # Where the law knows no mixed waste, nothing is kept out of it.
         assert page.inner_text("#diverted") == "–"
-        page.unroute("**/v1/statistics?by=stream")
+        page.unroute("**/v1/overview")
         for address in (behind_a_path, behind_a_path + "/"):
             page.goto(address)
             page.wait_for_selector("#bins tbody tr")

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from cluster import stats
 from cluster.app import aggregate
 from cluster.config import HubConfig
-from cluster.lake import Lake
+from cluster.lake.store import Lake
+from cluster.statistics.completeness import completeness
+from cluster.statistics.query import duplicates
 from edge_runtime.outbox import Outbox
 from vision.simulator.world import read_ledger
 
@@ -88,11 +89,9 @@ def _check_exactly_once(lake_path: Path, state: Path, items: int) -> None:
     lake = Lake(lake_path)
     truth = read_ledger(state / "truth.jsonl")
     assert [line.what for line in truth] == ["dropped", "cleared"] * items
-    rows = stats.bins(lake)
-    assert [(r["events"], r["max_seq"], r["missing"], r["dropped"]) for r in rows] == [
-        (items, items, 0, 0)
-    ]
-    assert stats.duplicates(lake) == 0
+    rows = completeness(lake)
+    assert [(r.events, r.max_seq, r.missing, r.dropped) for r in rows] == [(items, items, 0, 0)]
+    assert duplicates(lake) == 0
     with Outbox(state / "outbox.sqlite", "bin-1") as outbox:
         assert (outbox.depth(), outbox.quarantined()) == (0, 0)
 

@@ -11,10 +11,10 @@ pytest.importorskip("paho.mqtt.client")
 
 from cluster.app import aggregate
 from cluster.config import HubConfig
-from cluster.ingest import Ingest
-from cluster.lake import Lake
-from cluster.mqtt import MqttConsumer
-from cluster.stats import bins
+from cluster.ingest.commit import Ingest
+from cluster.ingest.mqtt import MqttConsumer
+from cluster.lake.store import Lake
+from cluster.statistics.completeness import completeness
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import MqttUplinkConfig
 from edge_runtime.outbox import Outbox
@@ -77,10 +77,8 @@ def test_every_event_arrives_once_and_leaves_the_bin_only_then(
         transport.close()
     assert outbox.depth() == 0
     aggregate(HubConfig(lake=tmp_path / "lake"), "local")
-    rows = bins(Lake(tmp_path / "lake"))
-    assert [(r["bin_id"], r["events"], r["max_seq"], r["missing"]) for r in rows] == [
-        ("b", 250, 250, 0)
-    ]
+    rows = completeness(Lake(tmp_path / "lake"))
+    assert [(r.bin_id, r.events, r.max_seq, r.missing) for r in rows] == [("b", 250, 250, 0)]
 
 
 def test_a_wrong_key_over_mqtt_keeps_everything_and_raises_the_alarm(

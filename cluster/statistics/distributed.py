@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import ray
 
-from cluster.aggregate import Statistics, aggregate_files, merge
+from cluster.statistics.aggregate import Statistics, aggregate_files, merge
 from configs.ray_address import must_be_ray
 from vision.errors import ConfigError, StorageError
 
@@ -22,7 +22,7 @@ def aggregate_with_ray(parts: Sequence[Sequence[str]], address: str | None = Non
         address: of a running Ray cluster; None starts a local one for this call.
 
     Raises:
-        ConfigError: no Ray cluster is there; said within 20 seconds.
+        ConfigError: no Ray cluster is there; known within 20 seconds.
         StorageError: a task failed on a node.
     """
     must_be_ray(address)

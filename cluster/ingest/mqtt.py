@@ -11,7 +11,6 @@ import asyncio
 import hmac
 import json
 import logging
-import re
 from concurrent.futures import Future
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,19 +20,26 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from cluster.ingest import Ingest
+from cluster.ingest.commit import Ingest
 from vision.errors import BinsightError, WireError
-from vision.wire import decode_batch, encode_receipt, encode_refusal
+from vision.wire import (
+    ANSWER_TOPIC,
+    ANSWERS_TOPIC,
+    BATCHES_TOPIC,
+    MAX_BODY_BYTES,
+    bearer,
+    decode_batch,
+    encode_receipt,
+    encode_refusal,
+)
 
 log = logging.getLogger(__name__)
 
 # Hubs that share a broker share the work; the bins publish to what stands after the group's name.
-BATCHES = "$share/binsight-hubs/binsight/batches"
-MAX_BODY_BYTES = 2 * 1024 * 1024
+SUBSCRIPTION = f"$share/binsight-hubs/{BATCHES_TOPIC}"
 # Batches of this hub that wait for their commit: more are not taken in, and their bins send them
 # again.
 MAX_WAITING = 1000
-_ANSWERS = re.compile(r"binsight/answers/[0-9a-f]{1,64}")
 
 
 class MqttConsumer:
@@ -59,7 +65,7 @@ class MqttConsumer:
             self._client.username_pw_set(unquote(where.username), unquote(where.password or ""))
         if where.scheme == "mqtts":
             self._client.tls_set()
-        self._client.on_connect = lambda client, *_: client.subscribe(BATCHES, qos=1)
+        self._client.on_connect = lambda client, *_: client.subscribe(SUBSCRIPTION, qos=1)
         self._client.on_message = lambda _client, _data, message: self._hand_over(message)
         self._client.connect_async(
             where.hostname or "", where.port or (8883 if where.scheme == "mqtts" else 1883)
@@ -68,12 +74,10 @@ class MqttConsumer:
 
     def broken(self) -> str:
         """Return "", or that nothing is taken from the broker any more, in words."""
-        thread = self._client._thread  # paho tells it nowhere else
-        return (
-            ""
-            if thread is not None and thread.is_alive()
-            else "mqtt: its thread has ended; start the hub again"
-        )
+        thread = self._client._thread  # paho shows it nowhere else
+        if thread is not None and thread.is_alive():
+            return ""
+        return "mqtt: its thread has ended; start the hub again"
 
     def close(self) -> None:
         """Leave the broker."""
@@ -82,8 +86,8 @@ class MqttConsumer:
 
     def _hand_over(self, message: mqtt.MQTTMessage) -> None:
         topic = getattr(message.properties, "ResponseTopic", "")
-        if not _ANSWERS.fullmatch(topic):  # the hub publishes nowhere else, whoever asks
-            log.warning("mqtt: a batch that names no topic under binsight/answers for the answer")
+        if not ANSWER_TOPIC.fullmatch(topic):  # the hub publishes nowhere else, whoever asks
+            log.warning("mqtt: a batch that names no topic under %s for the answer", ANSWERS_TOPIC)
         elif self._waiting >= MAX_WAITING:
             log.warning(
                 "mqtt: %d batches wait; a further one is left to be sent again", self._waiting
@@ -99,17 +103,16 @@ class MqttConsumer:
             log.error("mqtt: an answer failed", exc_info=error)
 
     async def _answer(self, message: mqtt.MQTTMessage, topic: str) -> None:
-        properties: Any = message.properties
-        status, body = await self._receive(message, properties)
+        status, body = await self._receive(message)
         answer: Any = Properties(PacketTypes.PUBLISH)
-        answer.CorrelationData = getattr(properties, "CorrelationData", b"")
+        answer.CorrelationData = getattr(message.properties, "CorrelationData", b"")
         answer.UserProperty = ("status", str(status))
         self._client.publish(topic, body, qos=1, properties=answer)
 
-    async def _receive(self, message: mqtt.MQTTMessage, properties: Any) -> tuple[int, bytes]:
-        given = dict(getattr(properties, "UserProperty", [])).get("authorization", "")
+    async def _receive(self, message: mqtt.MQTTMessage) -> tuple[int, bytes]:
+        given = dict(getattr(message.properties, "UserProperty", [])).get("authorization", "")
         if self._token is not None and not hmac.compare_digest(
-            given.encode(), f"Bearer {self._token}".encode()
+            given.encode(), bearer(self._token).encode()
         ):
             return 401, b"this hub asks for a token"
         if len(message.payload) > MAX_BODY_BYTES:

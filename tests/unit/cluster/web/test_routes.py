@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from cluster.api import MAX_BODY_BYTES, create_app
 from cluster.app import aggregate
 from cluster.config import HubConfig
-from cluster.ingest import Ingest
-from cluster.lake import Lake
+from cluster.ingest.commit import Ingest
+from cluster.lake.store import Lake
+from cluster.web.app import create_app
 from vision.events import Batch, ItemEvent, Receipt
-from vision.wire import decode_receipt, encode_batch
+from vision.wire import MAX_BODY_BYTES, decode_receipt, encode_batch
 
 Make = Callable[..., ItemEvent]
 
@@ -50,7 +50,7 @@ def test_a_batch_is_acknowledged_with_a_receipt_and_counted(
     rows = client.get("/v1/statistics", params={"by": ["label", "stream"]}).json()["rows"]
     assert [(r["label"], r["items"]) for r in rows] == [("glass", 1), ("paper", 1)]
     text = client.get("/v1/statistics", params={"by": "label", "format": "csv"}).text
-    assert text.splitlines()[1].startswith("glass,1,0.5,")
+    assert text.splitlines()[1].startswith('"glass",1,0.5,')
     assert client.get("/v1/statistics", params={"by": "label", "format": "xslx"}).status_code == 422
     assert client.get("/v1/bins").json()["rows"][0]["missing"] == 0
 
@@ -103,7 +103,7 @@ def test_a_defect_in_the_committer_costs_one_group_and_not_the_hub(
 ) -> None:
     body = encode_batch(Batch("o", "b", 0, ((1, make_event()),)))
     with monkeypatch.context() as broken:
-        broken.setattr("cluster.lake.events_table", lambda *_: 1 / 0)
+        broken.setattr("cluster.lake.store.events_table", lambda *_: 1 / 0)
         assert client.post("/v1/batches", content=body).status_code == 503
     assert client.post("/v1/batches", content=body).status_code == 200
 
@@ -114,7 +114,7 @@ def test_a_lake_that_cannot_store_answers_503_and_no_receipt(
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cluster.lake.os.fsync", refuse)
+    monkeypatch.setattr("cluster.lake.durable.os.fsync", refuse)
     answer = client.post(
         "/v1/batches", content=encode_batch(Batch("o1", "b", 0, ((1, make_event()),)))
     )
@@ -146,7 +146,7 @@ def test_page_and_its_script_come_from_the_hub_itself(client: TestClient) -> Non
     assert "https://" not in page.text.replace(
         "http://www.w3.org", ""
     )  # nothing is loaded from elsewhere
-    assert client.get("/vendor/echarts.common.min.js").status_code == 200
+    assert client.get("/static/vendor/echarts.common.min.js").status_code == 200
     assert client.get("/v1/statistics", params={"by": "colour"}).status_code == 400
 
 
@@ -211,7 +211,7 @@ def test_a_panic_of_the_lake_is_an_error_like_others_and_the_hub_goes_on(
 
     body = encode_batch(Batch("o1", "bin-1", 0, ((1, make_event()),)))
     with monkeypatch.context() as patch:
-        patch.setattr("cluster.lake.write_deltalake", panics)
+        patch.setattr("cluster.lake.store.write_deltalake", panics)
         answer = client.post("/v1/batches", content=body)
         assert (answer.status_code, "deltalake broke down" in answer.json()["error"]) == (503, True)
     assert client.post("/v1/batches", content=body).status_code == 200
@@ -219,7 +219,79 @@ def test_a_panic_of_the_lake_is_an_error_like_others_and_the_hub_goes_on(
 
 
 def test_every_address_in_the_page_is_relative(client: TestClient) -> None:
-    for path in ("/", "/docs"):
+    for path in ("/", "/docs", "/static/hub.js", "/static/hub.css"):
         assert not re.findall(
             r"""(?:src|href|ask\(|fetch\(|url:)\s*=?\s*["'`]/[^/]""", client.get(path).text
         )
+
+
+def test_an_empty_lake_answers_with_empty_statistics(client: TestClient) -> None:
+    assert client.get("/v1/statistics", params={"by": "label"}).json()["rows"] == []
+    assert client.get("/v1/statistics", params={"by": "label", "format": "csv"}).text == ""
+    assert client.get("/v1/bins").json() == {"rows": []}
+    overview = client.get("/v1/overview").json()
+    assert (overview["items"], overview["streams"], overview["diverted"]) == (0, [], None)
+
+
+def test_every_answer_of_the_api_is_described(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    described = {
+        path: operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+        for path, operations in paths.items()
+        for operation in operations.values()
+        if path.startswith("/v1/")
+    }
+    assert {path: name.rpartition("/")[2] for path, name in described.items()} == {
+        "/v1/batches": "ReceiptAnswer",
+        "/v1/statistics": "StatisticsAnswer",
+        "/v1/bins": "BinsAnswer",
+        "/v1/overview": "OverviewAnswer",
+        "/v1/health": "HealthAnswer",
+    }
+    assert paths["/v1/batches"]["post"]["security"] == [{"HTTPBearer": []}]
+
+
+def test_the_overview_of_a_fleet_holds_totals_and_intervals(
+    client: TestClient, config: HubConfig, make_event: Make
+) -> None:
+    glass = tuple((n, make_event()) for n in range(1, 9))
+    doubt = (9, make_event(decision="unsure", stream="residual"))
+    hazard = (12, make_event(label="battery", decision="hazard", stream="hazardous"))
+    body = encode_batch(Batch("o1", "bin-1", 0, (*glass, doubt, hazard)))
+    assert client.post("/v1/batches", content=body).status_code == 200
+    aggregate(config, "local")
+    overview = client.get("/v1/overview").json()
+    assert (overview["items"], overview["bins"], overview["missing"]) == (10, 1, 2)
+    assert overview["commits_behind"] == 0
+    for name in ("diverted", "known"):
+        share = overview[name]
+        assert (share["count"], share["total"], share["share"]) == (9, 10, 0.9)
+        assert (round(share["low"], 3), round(share["high"], 3)) == (0.596, 0.982)
+    assert [(row["label"], row["items"]) for row in overview["labels"]] == [
+        ("battery", 1),
+        ("glass", 8),
+    ]
+    assert all(row["items_low"] < row["items"] < row["items_high"] for row in overview["labels"])
+    assert {row["stream"]: row["items"] for row in overview["streams"]} == {
+        "glass": 8,
+        "hazardous": 1,
+        "residual": 1,
+    }
+    assert sum(sum(series["items"]) for series in overview["hours"]["series"]) == 10
+    decisions = overview["decisions"]
+    assert decisions["labels"] == ["battery", "glass"]
+    assert [(row["decision"], row["shares"]) for row in decisions["series"]] == [
+        ("known", [0.0, 8 / 9]),
+        ("unsure", [0.0, 1 / 9]),
+        ("hazard", [1.0, 0.0]),
+    ]
+    assert overview["outboxes"] == client.get("/v1/bins").json()["rows"]
+
+
+def test_where_no_stream_is_residual_nothing_is_kept_out_of_it(
+    client: TestClient, config: HubConfig, make_event: Make
+) -> None:
+    body = encode_batch(Batch("o1", "bin-1", 0, ((1, make_event(stream="dry")),)))
+    assert client.post("/v1/batches", content=body).status_code == 200
+    aggregate(config, "local")
+    assert client.get("/v1/overview").json()["diverted"] is None

@@ -13,7 +13,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from cluster.lake import Lake
+from cluster.ingest.event_time import date_batch
+from cluster.lake.store import Lake
 from vision.errors import StorageError
 from vision.events import Batch, Receipt
 
@@ -128,7 +129,9 @@ class Ingest:
         stored = sum(len(b.events) for b in fresh)
         if fresh:
             try:
-                self._lake.append(fresh, self._now_utc_ms())
+                received_utc_ms = self._now_utc_ms()
+                dated = [date_batch(batch, received_utc_ms) for batch in fresh]
+                self._lake.append(dated, received_utc_ms)
             except BaseException:
                 # The commit may or may not have reached the disk: ask the lake again next time.
                 for outbox_id in marks:

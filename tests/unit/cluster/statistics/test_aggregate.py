@@ -8,11 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster import stats
-from cluster.aggregate import HISTOGRAM, Statistics, aggregate_files, merge
 from cluster.app import aggregate
 from cluster.config import HubConfig
-from cluster.lake import Lake, events_table
+from cluster.ingest.event_time import date_batch
+from cluster.lake.schema import EVENTS, ITEMS, events_table
+from cluster.lake.store import Lake
+from cluster.statistics.aggregate import HISTOGRAM, Statistics, aggregate_files, merge
+from cluster.statistics.completeness import completeness
+from cluster.statistics.query import duplicates, labels_in_order, query
 from vision.errors import ConfigError, StorageError
 from vision.events import Batch, ItemEvent
 
@@ -47,9 +50,8 @@ def test_merge_does_not_care_how_events_are_parted_or_ordered(
     for i, (bin_id, label, confidence, hour) in enumerate(rows):
         event = make_event(label=label, confidence=confidence, wall_utc_ms=hour * HOUR)
         path = tmp_path / f"{i}.parquet"
-        pq.write_table(
-            events_table([Batch(f"o-{bin_id}", bin_id, 0, ((i + 1, event),))], 5 * HOUR), path
-        )
+        batch = Batch(f"o-{bin_id}", bin_id, 0, ((i + 1, event),))
+        pq.write_table(events_table([date_batch(batch, 5 * HOUR)], 5 * HOUR), path)
         files.append(str(path))
     whole = _rows(merge([aggregate_files(files)]))
     cut = len(files) // 2
@@ -68,11 +70,12 @@ def lake(tmp_path: Path, make_event: Make) -> Lake:
         (8, make_event(decision="unsure", stream="residual", confidence=1.0)),
         (11, make_event(clock_synced=False, wall_utc_ms=0)),
     )
-    lake.append([Batch("o1", "bin-1", 2, (*glass, *doubt))], 1_790_000_000_000)
-    lake.append(
-        [Batch("o2", "bin-2", 0, ((1, make_event(label="paper", stream="paper")),))],
-        1_790_000_000_000 + 24 * HOUR,
-    )
+    paper = make_event(label="paper", stream="paper")
+    for batch, received_utc_ms in (
+        (Batch("o1", "bin-1", 2, (*glass, *doubt)), 1_790_000_000_000),
+        (Batch("o2", "bin-2", 0, ((1, paper),)), 1_790_000_000_000 + 24 * HOUR),
+    ):
+        lake.append([date_batch(batch, received_utc_ms)], received_utc_ms)
     return lake
 
 
@@ -82,47 +85,35 @@ def test_statistics_hold_every_event_once_and_count_what_is_missing(
 ) -> None:
     done = aggregate(HubConfig(lake=tmp_path / "lake"), engine)
     assert (done.events, done.parts) == (10, 2)
-    assert {r["stream"]: r["items"] for r in stats.query(lake, ["stream"])} == {
+    assert {r["stream"]: r["items"] for r in query(lake, ["stream"]).to_pylist()} == {
         "glass": 8,
         "paper": 1,
         "residual": 1,
     }
-    assert [
-        (r["bin_id"], r["events"], r["max_seq"], r["missing"], r["dropped"])
-        for r in stats.bins(lake)
-    ] == [
+    assert [(r.bin_id, r.events, r.max_seq, r.missing, r.dropped) for r in completeness(lake)] == [
         ("bin-1", 9, 11, 2, 2),
         ("bin-2", 1, 1, 0, 0),
     ]
-    hours = {r["hour_utc_ms"] for r in stats.query(lake, ["hour_utc_ms"])}
+    hours = {r["hour_utc_ms"] for r in query(lake, ["hour_utc_ms"]).to_pylist()}
     assert 0 not in hours  # an event of a bin without a clock is dated by its arrival
-    assert lake.events_version_of(stats.ITEMS) == lake.version("events")
-    assert stats.duplicates(lake) == 0
-    assert stats.labels_in_order(lake)["bin-2"] == ["paper"]
+    assert lake.events_version_of(ITEMS) == lake.version(EVENTS)
+    assert duplicates(lake) == 0
+    assert labels_in_order(lake)["bin-2"] == ["paper"]
 
 
 def test_aggregating_again_replaces_and_does_not_add(lake: Lake, tmp_path: Path) -> None:
     for _ in range(3):
         aggregate(HubConfig(lake=tmp_path / "lake"), "local")
-    assert sum(r["items"] for r in stats.query(lake, ["label"])) == 10
-
-
-def test_shares_carry_wilson_intervals(lake: Lake, tmp_path: Path) -> None:
-    aggregate(HubConfig(lake=tmp_path / "lake"), "local")
-    row = next(r for r in stats.query(lake, ["label"]) if r["label"] == "glass")
-    assert row["share"] == 0.9
-    # Published value for 9 of 10: 0.596 to 0.982 (Brown, Cai, DasGupta 2001, by formula).
-    assert (round(row["share_low"], 3), round(row["share_high"], 3)) == (0.596, 0.982)
-    assert stats.as_csv([row]).splitlines()[0] == "\ufefflabel,items,share,share_low,share_high"
+    assert sum(query(lake, ["label"]).column("items").to_pylist()) == 10
 
 
 def test_an_empty_lake_and_unknown_groupings_are_explained(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no event in the lake yet"):
         aggregate(HubConfig(lake=tmp_path / "lake"), "local")
     lake = Lake(tmp_path / "lake")
-    assert stats.query(lake, ["label"]) == []
-    assert stats.bins(lake) == []
-    assert stats.duplicates(lake) == 0
+    assert query(lake, ["label"]).to_pylist() == []
+    assert completeness(lake) == []
+    assert duplicates(lake) == 0
     for bad in ([], ["colour"], ["label", "stream", "decision", "bin_id"], ["label; DROP TABLE x"]):
         with pytest.raises(ConfigError, match="by:"):
-            stats.query(lake, bad)
+            query(lake, bad)

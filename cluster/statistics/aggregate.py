@@ -35,7 +35,8 @@ class Statistics:
 def aggregate_files(files: Sequence[str]) -> Statistics:
     """Aggregate the events of some Parquet files.
 
-    The hour is that of `cluster.lake.event_time`.
+    The hour is that of `cluster.ingest.event_time`; in a lake of an earlier version, that of the
+    bin's clock where it was set, else that of the arrival.
     """
     histogram = ", ".join(
         f"count(*) FILTER (least(floor(confidence * {CONFIDENCE_BINS}), {CONFIDENCE_BINS - 1}) = "
@@ -46,23 +47,19 @@ def aggregate_files(files: Sequence[str]) -> Statistics:
         db.execute("SET TimeZone = 'UTC'")
         # A folder called label=1 above the lake is no column: every column that counts is in the
         # files.
-        db.read_parquet(list(files), hive_partitioning=False, union_by_name=True).create_view(
-            "event"
-        )
-        # in a lake of an earlier version
+        events = db.read_parquet(list(files), hive_partitioning=False, union_by_name=True)
         when = "CASE WHEN clock_synced THEN wall_utc_ms ELSE received_utc_ms END"
-        if "event_utc_ms" in db.view("event").columns:
+        if "event_utc_ms" in events.columns:
             when = f"coalesce(event_utc_ms, {when})"
-        items = db.sql(
-            f"""SELECT bin_id, ({when}) // {_HOUR_MS} * {_HOUR_MS} AS hour_utc_ms,
-                  model_digest, rule_book, label, decision, stream, count(*) AS items, {histogram}
-                FROM event GROUP BY ALL"""  # noqa: S608
-        )
-        outboxes = db.sql(
-            """SELECT outbox_id, any_value(bin_id) AS bin_id, count(*) AS events, max(seq) AS max_seq,
-                 max(outbox_dropped) AS dropped, min(received_utc_ms) AS first_received_utc_ms,
-                 max(received_utc_ms) AS last_received_utc_ms
-               FROM event GROUP BY outbox_id"""
+        hour = f"({when}) // {_HOUR_MS} * {_HOUR_MS}"
+        keys = ", ".join(f"{hour} AS {key}" if key == "hour_utc_ms" else key for key in KEYS)
+        groups = ", ".join(hour if key == "hour_utc_ms" else key for key in KEYS)
+        items = events.aggregate(f"{keys}, count(*) AS items, {histogram}", groups)
+        outboxes = events.aggregate(
+            "outbox_id, any_value(bin_id) AS bin_id, count(*) AS events, max(seq) AS max_seq, "
+            "max(outbox_dropped) AS dropped, min(received_utc_ms) AS first_received_utc_ms, "
+            "max(received_utc_ms) AS last_received_utc_ms",
+            "outbox_id",
         )
         return Statistics(items.to_arrow_table(), outboxes.to_arrow_table())
 
@@ -70,15 +67,16 @@ def aggregate_files(files: Sequence[str]) -> Statistics:
 def merge(parts: Sequence[Statistics]) -> Statistics:
     """Add up parts; of an empty list there is no merge."""
     with duckdb.connect() as db:
-        db.register("item", pa.concat_tables([p.items for p in parts]))
-        db.register("outbox", pa.concat_tables([p.outboxes for p in parts]))
-        sums = ", ".join(f"sum({name})::BIGINT AS {name}" for name in ("items", *HISTOGRAM))
         keys = ", ".join(KEYS)
-        items = db.sql(f"SELECT {keys}, {sums} FROM item GROUP BY {keys} ORDER BY {keys}")  # noqa: S608
-        outboxes = db.sql(
-            """SELECT outbox_id, any_value(bin_id) AS bin_id, sum(events)::BIGINT AS events, max(max_seq) AS max_seq,
-                 max(dropped) AS dropped, min(first_received_utc_ms) AS first_received_utc_ms,
-                 max(last_received_utc_ms) AS last_received_utc_ms
-               FROM outbox GROUP BY outbox_id ORDER BY outbox_id"""
-        )
+        sums = ", ".join(f"sum({name})::BIGINT AS {name}" for name in ("items", *HISTOGRAM))
+        items = db.from_arrow(pa.concat_tables([part.items for part in parts]))
+        outboxes = db.from_arrow(pa.concat_tables([part.outboxes for part in parts]))
+        items = items.aggregate(f"{keys}, {sums}", keys).order(keys)
+        outboxes = outboxes.aggregate(
+            "outbox_id, any_value(bin_id) AS bin_id, sum(events)::BIGINT AS events, "
+            "max(max_seq) AS max_seq, max(dropped) AS dropped, "
+            "min(first_received_utc_ms) AS first_received_utc_ms, "
+            "max(last_received_utc_ms) AS last_received_utc_ms",
+            "outbox_id",
+        ).order("outbox_id")
         return Statistics(items.to_arrow_table(), outboxes.to_arrow_table())

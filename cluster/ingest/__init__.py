@@ -1,0 +1,1 @@
+"""The way into the lake: batches are dated, committed in groups, and acknowledged."""

@@ -1,0 +1,1 @@
+"""Counts of the lake's events: the DuckDB kernel, the kernel as Ray tasks, and the queries."""

@@ -1,0 +1,57 @@
+"""What each bin has numbered against what the lake holds: loss is counted, never silent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+
+from cluster.lake.schema import OUTBOXES
+from cluster.lake.store import Lake
+from cluster.statistics.query import read
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """One outbox of one bin.
+
+    Numbers begin at 1 and rise by 1 in the life of an outbox, so max_seq - events is exactly what
+    never arrived (dropped by a full outbox, or set aside by the bin).
+
+    Attributes:
+        bin_id: the bin.
+        outbox_id: its outbox; a bin that gets a new disk has a second one.
+        events: events in the lake.
+        max_seq: greatest event number.
+        missing: how many are missing below it.
+        dropped: events that the bin itself counted as dropped by a full outbox.
+        first_received_utc_ms: arrival of the first batch.
+        last_received_utc_ms: arrival of the last batch.
+    """
+
+    bin_id: str
+    outbox_id: str
+    events: int
+    max_seq: int
+    missing: int
+    dropped: int
+    first_received_utc_ms: int
+    last_received_utc_ms: int
+
+
+def completeness(lake: Lake) -> list[Completeness]:
+    """Return one row for each outbox, ordered by bin.
+
+    Raises:
+        StorageError: the lake cannot be read.
+    """
+    files = lake.files(OUTBOXES)
+    if not files:
+        return []
+    columns = (
+        "bin_id, outbox_id, events, max_seq, max_seq - events AS missing, dropped, "
+        "first_received_utc_ms, last_received_utc_ms"
+    )
+    with duckdb.connect() as db:
+        rows = read(db, files).project(columns).order("bin_id, outbox_id").fetchall()
+    return [Completeness(*row) for row in rows]

@@ -1,0 +1,110 @@
+"""Queries to the statistics and the events. Every figure is a count; intervals are made above."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from cluster.lake.schema import EVENTS, ITEMS
+from cluster.lake.store import Lake
+from vision.errors import ConfigError
+
+GROUPINGS = ("label", "stream", "decision", "bin_id", "hour_utc_ms", "model_digest", "rule_book")
+MAX_GROUPINGS = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FleetCounts:
+    """Item counts of the whole fleet, from one version of the statistics.
+
+    Attributes:
+        streams: stream, items.
+        decisions: label, decision, items.
+        hours: hour_utc_ms, stream, items.
+    """
+
+    streams: pa.Table
+    decisions: pa.Table
+    hours: pa.Table
+
+
+def query(lake: Lake, by: Sequence[str]) -> pa.Table:
+    """Return item counts by up to three columns: these columns, and `items`; ordered by them.
+
+    Args:
+        lake: whose statistics.
+        by: names from GROUPINGS.
+
+    Raises:
+        ConfigError: an unknown name.
+        StorageError: the lake cannot be read.
+    """
+    if not by or len(by) > MAX_GROUPINGS or set(by) - set(GROUPINGS):
+        raise ConfigError(
+            f"by: {', '.join(by) or 'nothing'}; name one to three of {', '.join(GROUPINGS)}"
+        )
+    columns = list(dict.fromkeys(by))
+    return _count_items(lake.files(ITEMS), columns)
+
+
+def fleet_counts(lake: Lake) -> FleetCounts:
+    """Return the counts of the overview.
+
+    Raises:
+        StorageError: the lake cannot be read.
+    """
+    files = lake.files(ITEMS)
+    return FleetCounts(
+        streams=_count_items(files, ["stream"]),
+        decisions=_count_items(files, ["label", "decision"]),
+        hours=_count_items(files, ["hour_utc_ms", "stream"]),
+    )
+
+
+def duplicates(lake: Lake) -> int:
+    """Return how many events the lake holds more than once: 0, or the hub is broken.
+
+    Reads the key of every event.
+    """
+    files = lake.files(EVENTS)
+    if not files:
+        return 0
+    with duckdb.connect() as db:
+        counts = read(db, files).aggregate("count(*) - count(DISTINCT (outbox_id, seq))")
+        [(count,)] = counts.fetchall()
+    return int(count)
+
+
+def labels_in_order(lake: Lake) -> dict[str, list[str]]:
+    """Return the labels of all events of each bin, in the order of the bin's own numbers.
+
+    Reads the whole lake.
+    """
+    files = lake.files(EVENTS)
+    if not files:
+        return {}
+    with duckdb.connect() as db:
+        lists = "bin_id, list(label ORDER BY outbox_id, seq)"
+        rows = read(db, files).aggregate(lists, "bin_id").fetchall()
+    return dict(rows)
+
+
+def read(db: duckdb.DuckDBPyConnection, files: Sequence[str]) -> duckdb.DuckDBPyRelation:
+    """Return Parquet files as one relation.
+
+    A folder called label=1 above the lake is no column: every column that counts is in the files.
+    """
+    return db.read_parquet(list(files), hive_partitioning=False, union_by_name=True)
+
+
+def _count_items(files: Sequence[str], by: Sequence[str]) -> pa.Table:
+    columns = ", ".join(by)
+    if not files:
+        return pa.table({name: [] for name in (*by, "items")})
+    with duckdb.connect() as db:
+        source = read(db, files)
+        counts = source.aggregate(f"{columns}, sum(items)::BIGINT AS items", columns)
+        return counts.order(columns).to_arrow_table()

@@ -1,0 +1,166 @@
+"""What the hub answers: one model for each answer, shown in the API's description."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ErrorAnswer(BaseModel):
+    """What went wrong: 400 for a question the hub does not know, 503 for a lake that fails."""
+
+    error: str
+
+
+class RefusalAnswer(BaseModel):
+    """The hub will never take this content; written by `vision.wire.encode_refusal`."""
+
+    schema_: str = Field(alias="schema", examples=["binsight.refusal/1"])
+    error: str
+
+
+class ReceiptAnswer(BaseModel):
+    """The events are durable; written by `vision.wire.encode_receipt`."""
+
+    schema_: str = Field(alias="schema", examples=["binsight.receipt/1"])
+    outbox_id: str
+    acked_seq: int = Field(description="All numbers up to this one are stored.")
+
+
+class StatisticsRow(BaseModel):
+    """One group: the columns that were asked for, and its items."""
+
+    label: str | None = None
+    stream: str | None = None
+    decision: str | None = None
+    bin_id: str | None = None
+    hour_utc_ms: int | None = None
+    model_digest: str | None = None
+    rule_book: str | None = None
+    items: int
+    share: float = Field(description="Of all items.")
+    share_low: float
+    share_high: float
+
+
+class StatisticsAnswer(BaseModel):
+    """Item counts by the columns of `by`."""
+
+    by: list[str]
+    method: str
+    rows: list[StatisticsRow]
+
+
+class CompletenessRow(BaseModel):
+    """One outbox of one bin: what it has numbered, and what is here."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    bin_id: str
+    outbox_id: str
+    events: int
+    max_seq: int
+    missing: int = Field(description="Numbers up to max_seq that never arrived.")
+    dropped: int = Field(description="Events that a full outbox dropped, by the bin's own count.")
+    first_received_utc_ms: int
+    last_received_utc_ms: int
+
+
+class BinsAnswer(BaseModel):
+    """Completeness of each bin's events."""
+
+    rows: list[CompletenessRow]
+
+
+class CountersAnswer(BaseModel):
+    """What the hub has taken since its start."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    batches: int
+    events: int
+    repeated_events: int
+    commits: int
+
+
+class HealthAnswer(BaseModel):
+    """Whether all parts run, and how far the statistics are behind."""
+
+    problems: list[str]
+    ingest: CountersAnswer
+    events_version: int = Field(description="Newest commit of the events, -1 for none.")
+    statistics_of_version: int = Field(description="The commit that the statistics hold.")
+    now_utc_ms: int
+
+
+class ShareAnswer(BaseModel):
+    """A share of a total, with its 95 % interval."""
+
+    count: int
+    total: int
+    share: float
+    low: float
+    high: float
+
+
+class LabelAnswer(BaseModel):
+    """A label among the confident items: its count, and the count's interval."""
+
+    label: str
+    items: int
+    share: float = Field(description="Of all confident items.")
+    items_low: float
+    items_high: float
+
+
+class StreamAnswer(BaseModel):
+    """A stream among all items."""
+
+    stream: str
+    items: int
+    share: float
+
+
+class HoursSeries(BaseModel):
+    """Items of one stream, one count for each hour."""
+
+    stream: str
+    items: list[int]
+
+
+class HoursAnswer(BaseModel):
+    """Items by hour and stream."""
+
+    hour_utc_ms: list[int]
+    series: list[HoursSeries]
+
+
+class DecisionSeries(BaseModel):
+    """The share of one decision in the items of each label."""
+
+    decision: str
+    shares: list[float]
+
+
+class DecisionsAnswer(BaseModel):
+    """Shares of decisions by the label that the model preferred."""
+
+    labels: list[str]
+    series: list[DecisionSeries]
+
+
+class OverviewAnswer(BaseModel):
+    """Everything that the page draws, from one version of the statistics."""
+
+    commits_behind: int = Field(description="Commits of events that the statistics lack.")
+    items: int
+    bins: int
+    missing: int = Field(description="Numbered by the bins, not received here.")
+    diverted: ShareAnswer | None = Field(
+        description="Kept out of residual waste; null where no stream has that name."
+    )
+    known: ShareAnswer = Field(description="Decided with confidence.")
+    labels: list[LabelAnswer] = Field(description="Confident items, the smallest count first.")
+    streams: list[StreamAnswer]
+    hours: HoursAnswer
+    decisions: DecisionsAnswer
+    outboxes: list[CompletenessRow]

@@ -1,0 +1,48 @@
+"""What the routes share: the parts of one running hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Request
+
+from cluster.ingest.commit import Ingest
+from cluster.lake.store import Lake
+
+if TYPE_CHECKING:  # paho is in an extra of its own
+    from cluster.ingest.mqtt import MqttConsumer
+
+
+@dataclass(slots=True)
+class Hub:
+    """One running hub.
+
+    Attributes:
+        lake: events and statistics.
+        ingest: the way into the lake.
+        now_utc_ms: the hub's clock.
+        token: that bins must bring; None takes every bin.
+        consumer: takes batches from a broker; None without one.
+    """
+
+    lake: Lake
+    ingest: Ingest
+    now_utc_ms: Callable[[], int]
+    token: str | None
+    consumer: MqttConsumer | None = None
+
+    def problems(self) -> list[str]:
+        """Return what has ended and does not start again by itself."""
+        consumer = self.consumer.broken() if self.consumer else ""
+        return [message for message in (self.ingest.broken, consumer) if message]
+
+
+def _hub(request: Request) -> Hub:
+    hub = request.app.state.hub
+    assert isinstance(hub, Hub)  # noqa: S101  narrows the type of a bag without types
+    return hub
+
+
+HubPart = Annotated[Hub, Depends(_hub)]
