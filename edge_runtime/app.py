@@ -88,10 +88,10 @@ def run(
         report = HealthReport(config, pipeline, delivery, hazard, settings, faults, timing)
         services: list[Service] = [Watchdog(pipeline, timing), settings, delivery, hazard]
         services += [Reference(pipeline, config.state, timing), report]
-        services += [Page(view, pipeline, report)] if view else []
-        runner = Runner(services, faults)
         if view:
             view.show(pipeline.snapshot, report.current())
+            services.append(Page(view, pipeline, report))
+        runner = Runner(services, faults)
         log.info("bin %s: %s, rule book %s", config.bin_id, chosen.reason, rules.id)
         host.notify("READY=1")
         loop = Loop(pipeline, delivery, hazard, runner, timing)
@@ -102,9 +102,7 @@ def run(
             host.notify("STOPPING=1")
             runner.attempt("the last health", lambda: report.step(clock.now().monotonic_ms))
     if world and world.missed:
-        log.warning(
-            "%d items lay there unnoticed, or are unreadable; see truth.jsonl", world.missed
-        )
+        log.warning("%d items were not seen or not readable; see truth.jsonl", world.missed)
     return report.current()
 
 

@@ -117,18 +117,18 @@ def differences(recording: Path, rows: list[dict[str, Any]]) -> list[str]:
             f"{path}: no reference yet; look at the events, and accept them with --accept"
         )
     wanted = [json.loads(line) for line in path.read_text().splitlines()]
-    told = (
+    found = (
         [f"{len(rows)} items; the reference has {len(wanted)}"] if len(rows) != len(wanted) else []
     )
     for number, (row, reference) in enumerate(zip(rows, wanted, strict=False), 1):
         for key in ("frame", "label", "decision", "stream"):
             if row[key] != reference[key]:
-                told.append(
+                found.append(
                     f"item {number}: {key} is {row[key]!r}; the reference has {reference[key]!r}"
                 )
         if abs(row["confidence"] - reference["confidence"]) > TOLERANCE:
-            told.append(
+            found.append(
                 f"item {number}: confidence is {row['confidence']}; the reference has "
                 f"{reference['confidence']}"
             )
-    return told
+    return found
