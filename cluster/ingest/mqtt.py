@@ -104,7 +104,7 @@ class MqttConsumer:
 
     async def _answer(self, message: mqtt.MQTTMessage, topic: str) -> None:
         status, body = await self._receive(message)
-        answer: Any = Properties(PacketTypes.PUBLISH)
+        answer: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         answer.CorrelationData = getattr(message.properties, "CorrelationData", b"")
         answer.UserProperty = ("status", str(status))
         self._client.publish(topic, body, qos=1, properties=answer)
