@@ -8,17 +8,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 import torchvision
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vision.errors import ConfigError
+from vision.frames import Pixels
 
 # Source: torchvision's ImageNet training reference; all its classification weights use these.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Images at most in one forward pass of `predict_logits`.
+VALIDATION_BATCH = 32
 
 
 class Classifier(nn.Module):
@@ -83,7 +88,7 @@ class Classifier(nn.Module):
         self.inverse_std_c = self.inverse_std_c.flip(0)
 
     def stages(self) -> list[list[nn.Module]]:
-        """Return the backbone's modules from the camera's end to the head's, in the steps that its maker gave it."""
+        """Return the backbone's modules in its maker's stages, from the input to the head."""
         if isinstance(features := getattr(self.backbone, "features", None), nn.Sequential):
             others = [
                 m
@@ -104,6 +109,9 @@ def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
     """Build a classifier and load its backbone.
 
     Args:
+        name: see Classifier.
+        labels: see Classifier.
+        dropout: see Classifier.
         weights: "scratch", "pretrained" (downloads; needs a network), or a .safetensors / .pt
             state-dict file with the library's own names; float16 is read into float32.
 
@@ -125,6 +133,23 @@ def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
         )
     model.backbone.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
     return model
+
+
+def predict_logits(model: nn.Module, x_nhwc: Pixels, device: torch.device) -> NDArray[np.float32]:
+    """Return float32 logits, images x labels, in evaluation mode and full precision.
+
+    Args:
+        model: on `device`.
+        x_nhwc: uint8, images x height x width x 3, RGB.
+        device: where to compute.
+    """
+    model.eval()
+    with torch.inference_mode():
+        rows = [
+            model(torch.from_numpy(x).to(device))[0].float()
+            for x in np.array_split(x_nhwc, -(-len(x_nhwc) // VALIDATION_BATCH))
+        ]
+        return np.asarray(torch.cat(rows).cpu().numpy(), dtype=np.float32)
 
 
 def _network(name: str) -> nn.Module:

@@ -12,16 +12,14 @@ import tempfile
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from training.progress import Progress
 from vision.addresses import without_secrets
 from vision.datasets.readers import LICENCES
 from vision.errors import DatasetError
-
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 MAX_ARCHIVE_BYTES = 8 * 1024**3
 MAX_UNPACKED_BYTES = 32 * 1024**3
@@ -53,7 +51,14 @@ class PublicSet:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came: number of files, digest of the archive, how it was verified, the licence's SPDX id."""
+    """What was fetched.
+
+    Attributes:
+        files: how many.
+        sha256: of the archive, hex.
+        verified: how, in words for people.
+        licence: SPDX id.
+    """
 
     files: int
     sha256: str

@@ -15,7 +15,7 @@ from edge_runtime import replay
 from edge_runtime.config import FLOAT_BUNDLE, EdgeConfig
 from training.data import Images
 from training.evaluate import evaluate, open_session, run_graph, with_outliers
-from training.quantize import MAX_ACCURACY_LOSS, MAX_LABEL_LOSS, part
+from training.gate import MAX_ACCURACY_LOSS, MAX_LABEL_LOSS, part
 from vision.bundle import bundle_digest, read_bundle, read_manifest
 from vision.datasets import UNKNOWN, merge, open_dataset
 

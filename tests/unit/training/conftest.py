@@ -68,14 +68,14 @@ def bundles(run: Path) -> tuple[Path, Path]:
     from training.data import open_training_data
     from training.export import export
     from training.quantize import quantize
-    from training.recipes.finetune import load_trained
+    from training.runs import load_trained
 
     export(run, run / "float.onnx")
     _, _, config = load_trained(run)
     train, val = open_training_data(config.data, config.seed, run / "images")
     # The gate has a test of its own; a network that saw 240 images may lose a lot to int8.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.quantize.MAX_ACCURACY_LOSS", 1.0)
-        patch.setattr("training.quantize.MAX_LABEL_LOSS", 1.0)
+        patch.setattr("training.gate.MAX_ACCURACY_LOSS", 1.0)
+        patch.setattr("training.gate.MAX_LABEL_LOSS", 1.0)
         quantize(run / "float.onnx", run / "int8.onnx", train, val)
     return run / "float.onnx", run / "int8.onnx"

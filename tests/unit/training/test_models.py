@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from training.config import TrainConfig  # noqa: E402
 from training.models import build  # noqa: E402
-from training.recipes.finetune import _parameter_groups  # noqa: E402
+from training.optimize import parameter_groups  # noqa: E402
 from vision.errors import ConfigError  # noqa: E402
 
 
@@ -17,7 +17,7 @@ from vision.errors import ConfigError  # noqa: E402
 )
 def test_every_parameter_is_trained_exactly_once(name: str) -> None:
     model = build(name, 3, 0.0, "scratch")
-    groups = _parameter_groups(model, TrainConfig().recipe)
+    groups = parameter_groups(model, TrainConfig().recipe)
     seen = [id(p) for group in groups for p in group["params"]]
     assert sorted(seen) == sorted(id(p) for p in model.parameters())
 
