@@ -196,23 +196,20 @@ def stream(
             lets go of Python.
         pin: in page-locked memory, from which a GPU copies while it computes.
     """
-    keys = [(epoch, step) for epoch in epochs for step in range(batches.steps)]
-    if not workers:
-        made = (
-            (torch.from_numpy(x), torch.from_numpy(y)) for x, y in (batches[key] for key in keys)
-        )
-        yield from ahead(made)
-        return
-    # Forked, the workers share the decoded images with this process; none of them runs torch.
-    yield from torch.utils.data.DataLoader(
+    loader = torch.utils.data.DataLoader(
         batches,
-        batch_size=None,
-        sampler=keys,
+        batch_size=None,  # an item is a whole batch
+        sampler=[(epoch, step) for epoch in epochs for step in range(batches.steps)],
         num_workers=workers,
         pin_memory=pin,
-        prefetch_factor=4,
-        multiprocessing_context="fork",
+        prefetch_factor=4 if workers else None,
+        # Forked, the workers share the decoded images with this process; none of them runs torch.
+        multiprocessing_context="fork" if workers else None,
+        # A loader draws a seed: not from the generator that mixing and dropout draw from.
+        generator=torch.Generator(),
     )
+    # Without processes a loader makes a batch when it is asked for one, while torch waits.
+    yield from iter(loader) if workers else ahead(iter(loader))
 
 
 def ahead(batches: Iterator[T]) -> Iterator[T]:

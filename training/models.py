@@ -5,6 +5,7 @@ Uint8 pixels in, logits and embedding out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,22 @@ class Classifier(nn.Module):
             after = [m for m in children[at + 1 :] if any(True for _ in m.parameters())]
             return [before, *([module] for module in blocks), *([after] if after else [])]
         return [[module] for module in self.backbone.children()]
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Return what gives the stage of a parameter by its name, for timm's layer decay.
+
+        The head is of the last stage with parameters, so that both learn at full rate. What
+        belongs to no stage, such as a class token, is of the first.
+
+        Args:
+            coarse: asked for by timm; the stages are the only division there is.
+        """
+        stages = [[p for m in modules for p in m.parameters()] for modules in self.stages()]
+        stages = [parameters for parameters in stages if parameters]
+        number = {id(p): i for i, parameters in enumerate(stages) for p in parameters}
+        number |= {id(p): len(stages) - 1 for p in self.head.parameters()}
+        by_name = {name: number.get(id(p), 0) for name, p in self.named_parameters()}
+        return by_name.__getitem__
 
 
 def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:

@@ -1,4 +1,4 @@
-"""Parts of a recipe's step: mixing of a batch, losses, parameter groups, learning-rate schedule."""
+"""Parts of a recipe's step: mixing of a batch, losses, parameter groups, schedule."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    SequentialLR,
+)
+from torchvision.transforms import v2
 
 from training.config import RecipeConfig
 from training.models import Classifier
 from vision.datasets import Dataset
 
+# Share of the peak learning rate at which warm-up begins.
+WARMUP_START = 0.02
 
-def mixed(x_nhwc: Tensor, recipe: RecipeConfig, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """Return a batch mixed with itself in reverse, and the share that each image keeps of itself.
 
-    Source: Zhang et al., "mixup", ICLR 2018; Yun et al., "CutMix", ICCV 2019.
+def mixing(recipe: RecipeConfig) -> nn.Module:
+    """Return what mixes a batch: CutMix for a share of the batches, mixup for the others.
+
+    It takes float images, batch x 3 x height x width, and target probabilities, batch x labels,
+    and returns both mixed. It draws from torch's global generator.
     """
-    if recipe.cutmix and rng.random() < recipe.cutmix:
-        height, width = x_nhwc.shape[1:3]
-        cut = np.sqrt(1 - rng.beta(1, 1))
-        cut_h = int(height * cut)
-        cut_w = int(width * cut)
-        top = int(rng.integers(height - cut_h + 1))
-        left = int(rng.integers(width - cut_w + 1))
-        out = x_nhwc.clone()
-        out[:, top : top + cut_h, left : left + cut_w] = x_nhwc.flip(0)[
-            :, top : top + cut_h, left : left + cut_w
-        ]
-        return out, 1 - cut_h * cut_w / (height * width)
-    if recipe.mixup_alpha:
-        share = float(rng.beta(recipe.mixup_alpha, recipe.mixup_alpha))
-        return share * x_nhwc.float() + (1 - share) * x_nhwc.flip(0).float(), share
-    return x_nhwc, 1.0
+    mixup = v2.MixUp(alpha=recipe.mixup_alpha) if recipe.mixup_alpha else v2.Identity()
+    cutmix = v2.CutMix(alpha=1.0)
+    mix: nn.Module = v2.RandomChoice([cutmix, mixup], p=[recipe.cutmix, 1 - recipe.cutmix])
+    return mix
 
 
 def distillation_loss(logits_nk: Tensor, target_nk: Tensor, temperature: float) -> Tensor:
@@ -56,39 +57,34 @@ def label_weights(train: Dataset, labels: tuple[str, ...]) -> Tensor:
 
 
 def parameter_groups(model: Classifier, recipe: RecipeConfig) -> list[dict[str, Any]]:
-    """Return the optimizer's groups: weight decay, and the share of the learning rate by stage.
+    """Return the optimizer's groups: learning rate by stage, weight decay by kind of parameter.
 
-    Biases and normalisation are not decayed.
+    Biases and normalisation are not decayed. The stages are the model's: see `group_matcher`.
     Source: He et al., "Bag of Tricks for Image Classification with CNNs", CVPR 2019, section 3.1.
     """
-    stages: list[list[nn.Module]] = [*model.stages(), [model.head]]
-    staged = {id(p) for stage in stages for module in stage for p in module.parameters()}
-    groups = []
-    for depth, stage in enumerate(reversed(stages)):
-        parameters = [p for module in stage for p in module.parameters() if p.requires_grad]
-        # What belongs to the network and to no stage of it, such as a class token.
-        if depth == len(stages) - 1:
-            parameters += [p for p in model.parameters() if id(p) not in staged]
-        # The head learns at full rate, as the stage before it.
-        share = recipe.layer_decay ** max(depth - 1, 0)
-        for some, decay in (
-            ([p for p in parameters if p.ndim > 1], recipe.weight_decay),
-            ([p for p in parameters if p.ndim <= 1], 0.0),
-        ):
-            if some:
-                groups.append({"params": some, "weight_decay": decay, "share": share})
+    groups: list[dict[str, Any]] = param_groups_layer_decay(
+        model, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
+    )
+    for group in groups:
+        group["lr"] = recipe.learning_rate * group["lr_scale"]
     return groups
 
 
-def schedule(epoch: float, recipe: RecipeConfig) -> float:
-    """Return the learning rate as a share of the peak: linear warm-up, then half a cosine.
+def schedule(optimizer: Optimizer, recipe: RecipeConfig, steps: int) -> LRScheduler:
+    """Return the learning rate's schedule, stepped after each batch: warm-up, then a cosine to 0.
 
-    The cosine ends at a hundredth.
+    Args:
+        optimizer: its groups have the peak rates.
+        recipe: epochs in all and of warm-up.
+        steps: batches in an epoch.
     """
-    if epoch < recipe.warmup_epochs:
-        return float((epoch + 0.02) / (recipe.warmup_epochs + 0.02))
-    done = (epoch - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
-    return float(0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(done, 1.0))))
+    warmup = round(recipe.warmup_epochs * steps)
+    rest = max(1, recipe.epochs * steps - warmup)
+    parts = [
+        LinearLR(optimizer, start_factor=WARMUP_START, total_iters=warmup),
+        CosineAnnealingLR(optimizer, T_max=rest),
+    ]
+    return SequentialLR(optimizer, parts, milestones=[warmup])
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

@@ -19,11 +19,11 @@ from itertools import islice
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.batches import TrainingData, open_data, stream
@@ -34,7 +34,7 @@ from training.optimize import (
     distillation_loss,
     epoch_seed,
     label_weights,
-    mixed,
+    mixing,
     parameter_groups,
     schedule,
 )
@@ -67,7 +67,7 @@ class Trainer:
         teachers: what the network follows beside the labels, if anything.
         device: where all this is.
         bf16: whether to compute in bfloat16.
-        steps: batches in an epoch.
+        schedule: of the optimizer's learning rate, stepped after each batch.
     """
 
     model: Classifier
@@ -80,7 +80,7 @@ class Trainer:
     teachers: Teachers | None
     device: torch.device
     bf16: bool
-    steps: int
+    schedule: LRScheduler
 
 
 @no_denormals()
@@ -163,6 +163,8 @@ def set_up(config: TrainConfig, data: TrainingData) -> Trainer:
     # 2019.
     labels = len(data.labels)
     target_rows = torch.cat([torch.eye(labels), torch.full((1, labels), 1 / labels)])
+    groups = parameter_groups(model, recipe)
+    optimizer = torch.optim.AdamW(groups, fused=device.type == "cuda" or None)
     average = AveragedModel(
         model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
     )
@@ -171,17 +173,13 @@ def set_up(config: TrainConfig, data: TrainingData) -> Trainer:
         frozen=frozen,
         average=average,
         kept=average.module if recipe.ema_decay else model,
-        optimizer=torch.optim.AdamW(
-            parameter_groups(model, recipe),
-            lr=recipe.learning_rate,
-            fused=device.type == "cuda" or None,
-        ),
+        optimizer=optimizer,
         loss=nn.CrossEntropyLoss(weight=weight, label_smoothing=recipe.label_smoothing),
         target_rows=target_rows.to(device),
         teachers=Teachers(teachers, recipe.teacher_temperature, device, bf16) if teachers else None,
         device=device,
         bf16=bf16,
-        steps=data.batches.steps,
+        schedule=schedule(optimizer, recipe, data.batches.steps),
     )
 
 
@@ -204,27 +202,26 @@ def train_epoch(
         advance: called after each batch.
     """
     recipe = config.recipe
-    torch.manual_seed(epoch_seed(config.seed, epoch))  # dropout; continued runs draw the same
-    mixing = np.random.default_rng([config.seed, epoch, 2])
+    # Mixing and dropout draw from it, in a continued run as in one that was not stopped.
+    torch.manual_seed(epoch_seed(config.seed, epoch))
+    mix = mixing(recipe)
+    mixes = epoch < recipe.epochs - recipe.mixup_off_epochs
     trainer.model.train()
     head_alone = epoch < recipe.freeze_backbone_epochs
     for module in [trainer.model.backbone] if head_alone else trainer.frozen:
         module.eval()
     losses = []
-    for step, (x, y) in enumerate(batches):
-        for group in trainer.optimizer.param_groups:
-            now = schedule(epoch + step / trainer.steps, recipe)
-            group["lr"] = recipe.learning_rate * group["share"] * now
-        y_nk = trainer.target_rows[y.to(trainer.device, non_blocking=True)]
-        x = x.to(trainer.device, non_blocking=True)
-        share = 1.0
-        if epoch < recipe.epochs - recipe.mixup_off_epochs:
-            x, share = mixed(x, recipe, mixing)
-        loss = _loss(config, trainer, learner, x, y_nk, share)
+    for x_nhwc, targets in batches:
+        y_nk = trainer.target_rows[targets.to(trainer.device, non_blocking=True)]
+        x_nchw = x_nhwc.to(trainer.device, non_blocking=True).float().permute(0, 3, 1, 2)
+        if mixes:
+            x_nchw, y_nk = mix(x_nchw, y_nk)
+        loss = _loss(config, trainer, learner, x_nchw.permute(0, 2, 3, 1), y_nk)
         trainer.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trainer.model.parameters(), MAX_GRADIENT_NORM)
         trainer.optimizer.step()
+        trainer.schedule.step()
         trainer.average.update_parameters(trainer.model)
         losses.append(loss.detach())
         advance()
@@ -267,6 +264,7 @@ def _continue(run: Run, key: str, trainer: Trainer, epochs: int) -> list[Row]:
         trainer.model.load_state_dict(state["model"])
         trainer.average.load_state_dict(state["average"])
         trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.schedule.load_state_dict(state["schedule"])
     log.info("continuing %s after epoch %d of %d", run.folder, len(history), epochs)
     return history
 
@@ -280,18 +278,13 @@ def _learner(config: TrainConfig, trainer: Trainer, epoch: int, worker: Worker) 
 
 
 def _loss(
-    config: TrainConfig,
-    trainer: Trainer,
-    learner: nn.Module,
-    x_nhwc: Tensor,
-    y_nk: Tensor,
-    share: float,
+    config: TrainConfig, trainer: Trainer, learner: nn.Module, x_nhwc: Tensor, y_nk: Tensor
 ) -> Tensor:
-    """Return the loss of a batch that was mixed with itself in reverse, a scalar."""
+    """Return the loss of a batch, a scalar: by its labels, and by the teachers' answer to it."""
     recipe = config.recipe
     with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.bf16):
         logits, _ = learner(x_nhwc)
-        loss = share * trainer.loss(logits, y_nk) + (1 - share) * trainer.loss(logits, y_nk.flip(0))
+        loss: Tensor = trainer.loss(logits, y_nk)
         if trainer.teachers is not None:
             target_nk = trainer.teachers(x_nhwc)
             taught = distillation_loss(logits, target_nk, recipe.teacher_temperature)
@@ -323,5 +316,6 @@ def _state(
             "model": trainer.model.state_dict(),
             "average": trainer.average.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
+            "schedule": trainer.schedule.state_dict(),
         }
     return state

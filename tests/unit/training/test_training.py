@@ -66,6 +66,7 @@ def test_a_killed_run_ends_exactly_like_one_that_was_not(
     shipped_kind = (  # the ingredients of the recipe that ships
         "recipe.epochs=3",
         "recipe.mixup_off_epochs=1",
+        "recipe.cutmix=0.5",
         "recipe.background_swap=0.4",
         "recipe.freeze_stages=2",
         "recipe.layer_decay=0.9",
@@ -255,9 +256,11 @@ def test_workers_together_make_exactly_the_batches_of_one(images: Path) -> None:
 
 def test_an_epoch_is_the_same_whoever_makes_it_and_covers_every_image(images: Path) -> None:
     batches = _batches(images, 0)
+    state = torch.random.get_rng_state()
     in_thread, in_processes = (
         list(stream(batches, range(2), workers, pin=False)) for workers in (0, 2)
     )
+    assert torch.equal(torch.random.get_rng_state(), state)  # a continued run would differ by it
     assert len(in_thread) == len(in_processes) == 2 * batches.steps
     for (x, y), (x_too, y_too) in zip(in_thread, in_processes, strict=True):
         assert torch.equal(x, x_too)
