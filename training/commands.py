@@ -215,9 +215,11 @@ def data_fetch(
     ] = None,
 ) -> None:
     """Download a public set, compare its checksum, show its licence, unpack it."""
+    from training.progress import byte_bar
     from training.public import fetch
 
-    done = fetch(name, out, url, sha256, progress("downloading"))
+    with byte_bar("downloading") as advance:
+        done = fetch(name, out, url, sha256, advance)
     print(
         f"{out}: {done.files} files, sha256 {done.sha256} ({done.verified})\nlicence: "
         f"{done.licence}"

@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
     track,
 )
 from rich.progress import Progress as Bars
@@ -53,3 +55,17 @@ def step_bar(console: Console, total: int, completed: int) -> Iterator[Callable[
     with Bars(*columns, console=console) as bars:
         bar = bars.add_task("training", total=total, note="", completed=completed)
         yield lambda note: bars.update(bar, advance=1, note=note)
+
+
+@contextmanager
+def byte_bar(description: str) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how many bytes have come, and yield what advances it by some.
+
+    Args:
+        description: what is done.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn())
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(description, total=None)
+        yield lambda size: bars.update(bar, advance=size)
