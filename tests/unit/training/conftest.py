@@ -33,7 +33,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def settings(images: Path) -> list[str]:
-    """Settings of a training that takes seconds; resnet18 learns from nothing within them."""
+    """Settings of a training that takes seconds; resnet18 learns from nothing within them.
+
+    Without what only a longer training is better for.
+    """
     return [
         f"data.root={images}",
         "model.name=resnet18",
@@ -42,6 +45,15 @@ def settings(images: Path) -> list[str]:
         "recipe.batch_size=16",
         "recipe.ema_decay=0.9",
         "recipe.mixup_alpha=0.2",
+        "data.outliers_simulated=0",
+        "recipe.background_swap=0",
+        "recipe.cutmix=0",
+        "recipe.mixup_off_epochs=0",
+        "recipe.warmup_epochs=1",
+        "recipe.outlier_share=0.2",
+        "recipe.class_weighted=true",
+        "recipe.freeze_stages=0",
+        "recipe.layer_decay=1",
     ]
 
 

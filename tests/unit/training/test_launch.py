@@ -34,6 +34,14 @@ def _arguments(images: Path, *more: str) -> list[str]:
         "model.size_px=48",
         "recipe.batch_size=16",
         "recipe.ema_decay=0.9",
+        "data.outliers_simulated=0",
+        "recipe.background_swap=0",
+        "recipe.cutmix=0",
+        "recipe.mixup_alpha=0.2",
+        "recipe.warmup_epochs=1",
+        "recipe.class_weighted=true",
+        "recipe.freeze_stages=0",
+        "recipe.layer_decay=1",
         *more,
     )
     return [word for key in keys for word in ("--set", key)]

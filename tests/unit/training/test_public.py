@@ -142,7 +142,7 @@ def test_an_address_is_shown_without_its_secrets(
     secret = server.replace("http://", "http://someone:hunter2@") + path
     with pytest.raises(DatasetError, match="127") as failure:
         fetch("trashnet", tmp_path / "set", secret, "0" * 64)
-    with pytest.raises(DatasetError, match="cannot be downloaded .*refused") as unreachable:
+    with pytest.raises(DatasetError, match=r"cannot be downloaded .*refused") as unreachable:
         fetch("trashnet", tmp_path / "set", "http://someone:hunter2@127.0.0.1:1/x?key=hunter2")
     printed = capfd.readouterr()
     for text in (str(failure.value), str(unreachable.value), printed.out, printed.err):
