@@ -37,8 +37,15 @@ RECIPE = (
     "recipe.freeze_stages=4",
     "recipe.learning_rate=0.001",
     "recipe.ema_decay=0.95",
-    "recipe.mixup_alpha=0",
     "recipe.augment=0.6",
+    # What the whole recipe has and two epochs are too short for.
+    "data.outliers_simulated=0",
+    "recipe.background_swap=0",
+    "recipe.cutmix=0",
+    "recipe.layer_decay=1",
+    "recipe.mixup_alpha=0",
+    "recipe.warmup_epochs=1",
+    "recipe.class_weighted=true",
 )
 SIMULATOR_IMAGES = 1000
 BIN_FPS = 8.0

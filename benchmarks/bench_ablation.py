@@ -20,7 +20,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from configs import load, with_values
 from training.config import TrainConfig
-from training.recipes.finetune import finetune, load_trained, predict_logits, prepare
+from training.data import prepare
+from training.models import predict_logits
+from training.recipes.finetune import finetune
+from training.runs import load_trained
 from vision.datasets import Sample, open_dataset
 from vision.decision import softmax
 from vision.metrics import auroc, group_bootstrap

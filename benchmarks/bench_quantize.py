@@ -13,8 +13,9 @@ import numpy as np
 
 from training.data import open_training_data
 from training.evaluate import open_session
-from training.quantize import Scheme, compare, quantized_graph
-from training.recipes.finetune import load_trained
+from training.gate import compare
+from training.quantize import Scheme, quantized_graph
+from training.runs import load_trained
 from vision.bundle import read_bundle
 
 RUN = Path("runs/trashnet")

@@ -32,6 +32,7 @@ def augmented_input(
         pixels_hwc: uint8, BGR, any size.
         spec: size, fit and colour order; as `preprocess` does, images twice too large are first
             halved by area.
+        rng: decides everything that is random here.
         strength: 0 is `preprocess` alone; 1 is the full range.
     """
     if strength == 0:

@@ -12,12 +12,16 @@ implementation.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data import Images
+from training.progress import Progress
 from vision.frames import Pixels
 from vision.simulator.scene import expose, random_chute
 
@@ -32,6 +36,12 @@ LARGEST_ITEM = 0.8
 # A board's colour differs from grey by at most this (chroma in Lab); beyond it, the "board" is
 # brown cardboard.
 MOST_BOARD_CHROMA = 17.0
+# Empty chutes rendered, and as many stretches of images at most.
+BACKGROUNDS = 250
+# Materials that come as sheets: any piece of such an image is an item. Materials that light passes
+# through.
+SHEETS = ("cardboard", "paper")
+CLEAR = ("glass", "plastic")
 
 
 def item_mask(pixels_hwc: Pixels) -> Mask | None:
@@ -107,6 +117,7 @@ def paste(
             material.
         background_hwc: uint8, square; what is returned has its size.
         see_through: let the floor shine through in part, as through clear glass and plastic.
+        rng: decides everything that is random here.
 
     Returns:
         uint8, BGR; None if nothing is left of the mask in so small an image.
@@ -145,19 +156,89 @@ def paste(
     cover = cv2.warpAffine(alpha, move, size)
     floor = np.ascontiguousarray(np.rot90(background_hwc, int(rng.integers(4))))
     if rng.random() < 0.7:
-        shadow = cv2.GaussianBlur(cover, (0, 0), max(0.8, longest * rng.uniform(0.01, 0.06)))
-        shift = np.hstack([np.eye(2), rng.uniform(-0.06, 0.06, (2, 1)) * longest])
-        dark = np.float32(rng.uniform(0.1, 0.6)) * cv2.warpAffine(shadow, shift, size)
-        floor = cv2.blendLinear(floor, np.zeros_like(floor), 1 - dark, dark)
+        floor = _shadowed(floor, cover, longest, rng)
     if see_through and mask is not None and rng.random() < 0.6:
-        border = np.concatenate([pixels_hwc[:6].reshape(-1, 3), pixels_hwc[-6:].reshape(-1, 3)])
-        board = np.median(border, axis=0) + 1.0
-        share = rng.uniform(0, 0.8)
-        passes = share * np.clip(np.arange(256)[:, None, None] / board, 0, 1.6)
-        through = cv2.multiply(floor.astype(np.float32), cv2.LUT(item, passes.astype(np.float32)))
-        item = np.clip((1 - share) * item + through, 0, 255).astype(np.uint8)
+        item = _shone_through(item, floor, pixels_hwc, rng)
     item = cv2.convertScaleAbs(item, alpha=np.exp(rng.uniform(-0.25, 0.2)))
     return np.asarray(cv2.blendLinear(floor, item, 1 - cover, cover), dtype=np.uint8)
+
+
+class BackgroundSwap:
+    """What `item_mask` finds on training images, and the backgrounds to lay the items on.
+
+    Args:
+        images: the training images.
+        labels: of each; None for an image of no label.
+        size_px: of the backgrounds, and so of the items laid on them.
+        seed: of the backgrounds.
+        progress: wraps the images, for a progress bar.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Sequence[str | None],
+        size_px: int,
+        seed: int,
+        progress: Progress = iter,
+    ) -> None:
+        rng = np.random.default_rng([seed, 3])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV lets go of Python while it works
+            coming = [pool.submit(lambda i: item_mask(images[i]), i) for i in range(len(images))]
+            self.masks = [mask.result() for mask in progress(coming)]
+        # An image without a plain background shows a place; one with it shows the board that is to
+        # be unlearnt. A place from a labelled image would bring its item along.
+        places = [i for i, mask in enumerate(self.masks) if mask is None and labels[i] is None]
+        chosen = rng.permutation(places)[:BACKGROUNDS]
+        self._backgrounds = backgrounds(BACKGROUNDS, [images[int(i)] for i in chosen], size_px, rng)
+        self._labels = labels
+
+    def apply(self, index: int, pixels_hwc: Pixels, rng: np.random.Generator) -> Pixels | None:
+        """Return the item of image `index` on some floor; None if it cannot be cut out."""
+        mask = self.masks[index]
+        label = self._labels[index]
+        if mask is None and label not in SHEETS:
+            return None
+        floor = self._backgrounds[int(rng.integers(len(self._backgrounds)))]
+        return paste(pixels_hwc, mask, floor, label in CLEAR, rng)
+
+
+def _shadowed(
+    floor: Pixels, cover: NDArray[np.float32], longest: float, rng: np.random.Generator
+) -> Pixels:
+    """Return a floor with the shadow of what lies on it.
+
+    Args:
+        floor: uint8, height x width x 3.
+        cover: float32, height x width, 0..1: how much of a pixel the item covers.
+        longest: side of the item, pixels.
+        rng: of offset, softness and depth.
+    """
+    shadow = cv2.GaussianBlur(cover, (0, 0), max(0.8, longest * rng.uniform(0.01, 0.06)))
+    shift = np.hstack([np.eye(2), rng.uniform(-0.06, 0.06, (2, 1)) * longest])
+    size = (floor.shape[1], floor.shape[0])
+    dark = np.float32(rng.uniform(0.1, 0.6)) * cv2.warpAffine(shadow, shift, size)
+    return np.asarray(cv2.blendLinear(floor, np.zeros_like(floor), 1 - dark, dark), dtype=np.uint8)
+
+
+def _shone_through(
+    item: Pixels, floor: Pixels, pixels_hwc: Pixels, rng: np.random.Generator
+) -> Pixels:
+    """Return an item with a share of the floor's light in it, as far as its board's light passed.
+
+    Args:
+        item: uint8, height x width x 3, where it lies now.
+        floor: uint8, of the same shape.
+        pixels_hwc: the image that the item comes from, whose border is its board.
+        rng: of the share.
+    """
+    border = np.concatenate([pixels_hwc[:6].reshape(-1, 3), pixels_hwc[-6:].reshape(-1, 3)])
+    board = np.median(border, axis=0) + 1.0
+    share = rng.uniform(0, 0.8)
+    passes = share * np.clip(np.arange(256)[:, None, None] / board, 0, 1.6)
+    through = cv2.multiply(floor.astype(np.float32), cv2.LUT(item, passes.astype(np.float32)))
+    lit: Pixels = np.clip((1 - share) * item + through, 0, 255).astype(np.uint8)
+    return lit
 
 
 def _distance_from_board(small: Pixels) -> tuple[NDArray[np.float32], float] | tuple[None, float]:

@@ -69,9 +69,10 @@ def cross_fitted_figures(
     labels: tuple[str, ...],
     folds: int = 5,
 ) -> dict[str, float | None]:
-    """Return calibration error and what the thresholds do, where no image was used to fit its own policy.
+    """Return calibration error and what the thresholds do, each image under a policy of others.
 
-    The policy of a fold is fitted on the other folds; a group is never on both sides.
+    No image is used to fit its own policy: that of a fold is fitted on the other folds, and a group
+    is never on both sides.
 
     Returns:
         calibration_error, decided_share, decided_accuracy (None if nothing is decided); all None
@@ -105,7 +106,12 @@ def cross_fitted_figures(
 
 
 def centroids(embeddings_nd: Floats, targets_n: Ints) -> EmbeddingStats:
-    """Return what each label's unit-length embeddings gather around (k-means); every label must occur."""
+    """Return the k-means centroids of each label's unit-length embeddings.
+
+    Args:
+        embeddings_nd: of training images.
+        targets_n: their labels' numbers, from 0; every one must occur.
+    """
     directions = embeddings_nd / np.maximum(
         np.linalg.norm(embeddings_nd, axis=1, keepdims=True), 1e-12
     )

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from training.progress import Progress
 
 app = typer.Typer()
 data = typer.Typer(no_args_is_help=True, help="Sets of labelled images: list, fetch, check, split.")
@@ -160,21 +163,20 @@ def quantize(
     out: Annotated[Path, typer.Option("--out", help="Int8 bundle to write.")],
 ) -> None:
     """Quantise a float bundle to int8, measure it again and stamp what was measured."""
-    from training import checkpoint
     from training.data import open_training_data
     from training.quantize import quantize as quantize_bundle
-    from training.recipes.finetune import load_trained
+    from training.runs import Run, load_trained
     from vision.bundle import read_manifest
     from vision.errors import ConfigError
 
     _, _, settings = load_trained(run)
-    if read_manifest(bundle).lineage.get("checkpoint_sha256") != checkpoint.digest(run):
+    if read_manifest(bundle).lineage.get("checkpoint_sha256") != Run(run).digest():
         raise ConfigError(
             f"{bundle}: was not exported from {run} as it is now; name its run with --run, or "
             "export it again"
         )
-    train_set, val = open_training_data(settings.data, settings.seed, run / "images")
-    checkpoint.must_be_of(run, train_set, val)
+    train_set, val = open_training_data(settings.data, settings.seed, Run(run).images)
+    Run(run).must_be_of(train_set, val)
     manifest = quantize_bundle(bundle, out, train_set, val, progress=progress("quantising"))
     print(
         f"{out}: {out.stat().st_size / 1e6:.2f} MB, int8, val accuracy "
@@ -213,9 +215,11 @@ def data_fetch(
     ] = None,
 ) -> None:
     """Download a public set, compare its checksum, show its licence, unpack it."""
+    from training.progress import byte_bar
     from training.public import fetch
 
-    done = fetch(name, out, url, sha256, progress("downloading"))
+    with byte_bar("downloading") as advance:
+        done = fetch(name, out, url, sha256, advance)
     print(
         f"{out}: {done.files} files, sha256 {done.sha256} ({done.verified})\nlicence: "
         f"{done.licence}"
@@ -233,7 +237,9 @@ def data_check(
         int, typer.Option("--limit", min=0, help="Findings of each kind to print.")
     ] = 10,
 ) -> None:
-    """Find unreadable images, duplicates, near-duplicates, label conflicts and leaks between splits.
+    """Find unreadable images, duplicates, label conflicts and leaks between splits.
+
+    Duplicates may be exact or near.
 
     Exits with 1 if there is anything that falsifies a measurement: unreadable files, label
     conflicts or leaks.
@@ -281,7 +287,7 @@ def data_split(
         float, typer.Option("--val-share", min=0.05, max=0.5, help="Share of each label.")
     ] = 0.2,
 ) -> None:
-    """Write a splits.csv in which no near-duplicate, and no group of the set's own, is on both sides.
+    """Write a splits.csv in which no near-duplicate and no group of the set is on both sides.
 
     Splits that the set has already are replaced.
     """
@@ -307,10 +313,8 @@ def data_split(
     )
 
 
-def progress(what: str) -> Any:
+def progress(description: str) -> Progress:
     """Return what shows progress on a terminal and nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import track
+    from training.progress import on_terminal
 
-    console = Console(stderr=True)
-    return lambda images: track(images, what, console=console, disable=not console.is_terminal)
+    return on_terminal(description)

@@ -1,6 +1,8 @@
 """What `binsight train --config` reads.
 
-Every key is explained here and checked before any work begins.
+Every key is explained here and checked before any work begins. The defaults are the recommended
+recipe, for one set of photographs and a machine at home; configs/trashnet.yaml has what a GPU, its
+sets and its teachers add.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ class DataConfig(StrictModel):
     also: tuple[Path, ...] = ()
     repeat: dict[str, PositiveInt] = Field(default_factory=dict)
     outliers: tuple[Path, ...] = ()
-    outliers_simulated: int = Field(default=0, ge=0)
+    outliers_simulated: int = Field(default=400, ge=0)
     label_map: Path | None = None
     simulator_images: int = Field(default=3000, ge=50)
     drop_suspect: bool = True
@@ -57,7 +59,7 @@ class ModelConfig(StrictModel):
         dropout: before the classifier.
     """
 
-    name: str = "mobilenet_v2"
+    name: str = "timm:tf_efficientnet_lite2"
     weights: str = "pretrained"
     size_px: int = Field(default=224, ge=32, le=512)
     fit: Fit = Fit.STRETCH
@@ -84,12 +86,13 @@ class RecipeConfig(StrictModel):
         outlier_share: images of no label in an epoch, as a share of the labelled ones.
         mixup_off_epochs: at the end, trained without mixing: the network then sees images as they
             are.
-        cutmix: share of the batches mixed by CutMix instead of mixup.
+        cutmix: share of the batches mixed by CutMix instead of mixup; the others are mixed by mixup
+            if mixup_alpha is above 0.
         freeze_backbone_epochs: at the beginning, in which the head alone learns and the network
             stays as it came. Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features"
             (LP-FT), ICLR 2022.
         freeze_stages: leading stages of the network that keep their first weights; they cost no
-            backward pass.
+            backward pass. Set it to 0, and layer_decay to 1, for weights "scratch".
         layer_decay: learning rate of a stage, as a share of that of the stage after it.
         teacher_weight: share of the loss that follows the teachers, if the run has any; the labels
             have the rest.
@@ -102,20 +105,20 @@ class RecipeConfig(StrictModel):
     batch_size: int = Field(default=32, ge=2)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
-    warmup_epochs: float = Field(default=1.0, ge=0)
+    warmup_epochs: float = Field(default=2.0, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    mixup_alpha: float = Field(default=0.2, ge=0)
+    mixup_alpha: float = Field(default=0.4, ge=0)
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
-    class_weighted: bool = True
+    class_weighted: bool = False
     augment: float = Field(default=1.0, ge=0, le=1)
-    background_swap: float = Field(default=0.0, ge=0, le=1)
-    outlier_share: float = Field(default=0.2, ge=0, le=1)
-    mixup_off_epochs: int = Field(default=0, ge=0)
-    cutmix: float = Field(default=0.0, ge=0, le=1)
+    background_swap: float = Field(default=0.45, ge=0, le=1)
+    outlier_share: float = Field(default=0.3, ge=0, le=1)
+    mixup_off_epochs: int = Field(default=5, ge=0)
+    cutmix: float = Field(default=0.2, ge=0, le=1)
     freeze_backbone_epochs: int = Field(default=0, ge=0)
-    freeze_stages: int = Field(default=0, ge=0)
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
-    teacher_weight: float = Field(default=0.7, ge=0, le=1)
+    freeze_stages: int = Field(default=1, ge=0)
+    layer_decay: float = Field(default=0.85, gt=0, le=1)
+    teacher_weight: float = Field(default=0.8, ge=0, le=1)
     teacher_temperature: float = Field(default=2.0, gt=0)
     bf16: Literal["auto"] | bool = "auto"
 

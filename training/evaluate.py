@@ -2,7 +2,7 @@
 
 One image at a time, same preprocessing, same decision.
 
-One of the three files that know onnxruntime. The session options are those of the bin.
+The session options are those of the bin.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from training.progress import Progress
 from vision import metrics
 from vision.bundle import bundle_digest, read_bundle, read_manifest
 from vision.datasets import UNKNOWN, Dataset, Sample, read_image
@@ -27,7 +28,7 @@ from vision.frames import Pixels
 from vision.manifest import Manifest, Tensors
 from vision.preprocess import PreprocessSpec, preprocess
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
+Session: TypeAlias = ort.InferenceSession
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +66,7 @@ class Evaluation:
     dataset: Dataset
 
 
-def open_session(bundle: bytes, threads: int, exact: bool = False) -> ort.InferenceSession:
+def open_session(bundle: bytes, threads: int, exact: bool = False) -> Session:
     """Return an onnxruntime session with the options that the bin uses.
 
     Args:
@@ -84,13 +85,13 @@ def open_session(bundle: bytes, threads: int, exact: bool = False) -> ort.Infere
     if exact:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return ort.InferenceSession(bundle, options, providers=["CPUExecutionProvider"])
+        return Session(bundle, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise BundleError(f"onnxruntime refuses the graph: {error}") from error
 
 
 def run_graph(
-    session: ort.InferenceSession,
+    session: Session,
     tensors: Tensors,
     spec: PreprocessSpec,
     images: Iterable[Pixels],
@@ -168,7 +169,7 @@ def evaluate(
 
 
 def with_outliers(dataset: Dataset, outliers: Dataset, bundle: Path) -> Dataset:
-    """Return the dataset with the images of another that show none of the bundle's labels, labelled UNKNOWN.
+    """Return the dataset with another's images of labels that the bundle lacks, labelled UNKNOWN.
 
     Of a set that has splits, the training part is left out: the bundle may have learnt from it what
     an outlier is.
@@ -206,67 +207,52 @@ def score(
         for row, embedding in zip(outputs.logits_nk, outputs.embeddings_nd, strict=True)
     ]
     # A hazard is decided too: its stream opens.
-    decided = [
-        decide(p, manifest.policy, manifest.taxonomy).kind
-        in (DecisionKind.KNOWN, DecisionKind.HAZARD)
-        for p in predictions
-    ]
-    known = np.array([s.label != UNKNOWN for s in dataset.samples])
-    if not known.any():
+    decided_n = np.array(
+        [
+            decide(p, manifest.policy, manifest.taxonomy).kind
+            in (DecisionKind.KNOWN, DecisionKind.HAZARD)
+            for p in predictions
+        ]
+    )
+    known_n = np.array([s.label != UNKNOWN for s in dataset.samples])
+    if not known_n.any():
         raise DatasetError(
             f"{dataset.name}: no image has a label of the bundle; there is nothing to be right "
             "about"
         )
-    samples = [s for s in dataset.samples if s.label != UNKNOWN]
-    said = [p for p, is_known in zip(predictions, known, strict=True) if is_known]
-    digest = replace(dataset, samples=tuple(samples)).digest()
+    samples = tuple(s for s in dataset.samples if s.label != UNKNOWN)
+    of_known = [p for p, is_known in zip(predictions, known_n, strict=True) if is_known]
     truth_n = np.array([labels.index(s.label) for s in samples])
-    predicted_n = np.array([labels.index(p.label) for p in said])
+    predicted_n = np.array([labels.index(p.label) for p in of_known])
     matrix = metrics.confusion_matrix(truth_n, predicted_n, len(labels))
-    confidence_n = np.array([p.confidence for p in said])
     correct_n = truth_n == predicted_n
-    decided_n = np.array(decided)[known]
     figures: dict[str, Any] = {
-        "dataset": dataset.name,
-        "dataset_sha256": digest,
-        "splits": dict(Counter(s.split or "none" for s in samples)),
+        **_provenance(manifest, replace(dataset, samples=samples)),
         "images": len(samples),
         "accuracy": metrics.accuracy(matrix),
-        **_by_group(samples, correct_n, trained_groups),
+        **_by_group(list(samples), correct_n, trained_groups),
         "macro_f1": metrics.macro_f1(matrix),
         "recall": _by_label(labels, metrics.recall_per_label(matrix)),
         "precision": _by_label(labels, metrics.precision_per_label(matrix)),
-        "calibration_error": metrics.calibration_error(confidence_n, correct_n),
-        "coverage_at_risk": {
-            str(r): metrics.coverage_at(confidence_n, correct_n, r) for r in (0.01, 0.02, 0.05)
-        },
-        # Thresholds and temperature look better on the very images that they were fitted on.
-        # Whether other digests are of other images, or of the same under other names, nobody can
-        # say.
-        "policy_fitted_on_these_images": bool(
-            _lineage_digests(manifest, "val") & {digest, _digest(samples, "val")}
-        )
-        or None,
-        "decided_share": float(decided_n.mean()),
-        "decided_accuracy": float(correct_n[decided_n].mean()) if decided_n.any() else None,
+        **_of_confidence(of_known, correct_n, decided_n[known_n]),
         "ms_per_image": {
             "preprocess": round(float(np.median(outputs.preprocess_ms_n)), 3),
             "graph": round(float(np.median(outputs.milliseconds_n)), 3),
         },
     }
-    if not known.all():
+    if not known_n.all():
         familiar_n = -np.array([p.unknown_score for p in predictions])
         figures["unknown"] = {
-            "images": int((~known).sum()),
-            "auroc": metrics.auroc(familiar_n, known),
-            "taken_for_known_at_95_recall": metrics.fpr_at_recall(familiar_n, known),
-            "called_known": float(np.mean(np.array(decided)[~known])),
+            "images": int((~known_n).sum()),
+            "auroc": metrics.auroc(familiar_n, known_n),
+            "taken_for_known_at_95_recall": metrics.fpr_at_recall(familiar_n, known_n),
+            "called_known": float(np.mean(decided_n[~known_n])),
         }
     return predictions, figures, matrix
 
 
 def trained_groups(bundle: Path, whole: Dataset) -> set[str]:
-    """Return the groups of the set's training part, if that is what the bundle was trained on; none otherwise."""
+    """Return the groups of the set's training part; none if the bundle was trained on others."""
     train = tuple(s for s in whole.samples if s.split == "train" and s.label != UNKNOWN)
     unsuspected = tuple(s for s in train if not s.suspect)
     digests = [replace(whole, samples=some).digest() for some in (train, unsuspected)]
@@ -286,6 +272,47 @@ def _must_know(manifest: Manifest, dataset: Dataset) -> None:
         )
 
 
+def _provenance(manifest: Manifest, known: Dataset) -> dict[str, Any]:
+    """Return which images a figure is of, and whether the policy was fitted on them.
+
+    Thresholds and temperature look better on the very images that they were fitted on. Whether
+    other digests are of other images, or of the same under other names, nobody can say: None.
+
+    Args:
+        manifest: of the bundle.
+        known: the images with a label of the bundle.
+    """
+    digest = known.digest()
+    fitted = _lineage_digests(manifest, "val") & {digest, _digest(known.samples, "val")}
+    return {
+        "dataset": known.name,
+        "dataset_sha256": digest,
+        "splits": dict(Counter(s.split or "none" for s in known.samples)),
+        "policy_fitted_on_these_images": bool(fitted) or None,
+    }
+
+
+def _of_confidence(
+    predictions: list[Prediction], correct_n: NDArray[np.bool_], decided_n: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Return what the confidence is worth: calibration, coverage, and what the policy decides.
+
+    Args:
+        predictions: for images of known labels.
+        correct_n: whether each is right.
+        decided_n: whether the policy decides it.
+    """
+    confidence_n = np.array([p.confidence for p in predictions])
+    return {
+        "calibration_error": metrics.calibration_error(confidence_n, correct_n),
+        "coverage_at_risk": {
+            str(r): metrics.coverage_at(confidence_n, correct_n, r) for r in (0.01, 0.02, 0.05)
+        },
+        "decided_share": float(decided_n.mean()),
+        "decided_accuracy": float(correct_n[decided_n].mean()) if decided_n.any() else None,
+    }
+
+
 def _lineage_digests(manifest: Manifest, split: str) -> set[str]:
     """Return the digests of all that a bundle was trained or fitted on, and of each set in it."""
     lineage = manifest.lineage
@@ -295,7 +322,7 @@ def _lineage_digests(manifest: Manifest, split: str) -> set[str]:
     } - {""}
 
 
-def _digest(samples: list[Sample], split: str) -> str:
+def _digest(samples: tuple[Sample, ...], split: str) -> str:
     return Dataset("", tuple(s for s in samples if s.split == split)).digest()
 
 
@@ -316,7 +343,13 @@ def _by_label(
 def _by_group(
     samples: list[Sample], correct_n: NDArray[np.bool_], trained_groups: Collection[str]
 ) -> dict[str, Any]:
-    """Return intervals, each object counted once, and what is left without near-duplicates of training images."""
+    """Return intervals, each object counted once, and figures without near-duplicates of training.
+
+    Args:
+        samples: of known labels.
+        correct_n: bool, whether each is right.
+        trained_groups: groups whose images are near-duplicates of trained ones.
+    """
     groups = [s.group for s in samples]
     _, index = np.unique(np.asarray(groups), return_inverse=True)
     weight_n = 1 / np.bincount(index)[index]

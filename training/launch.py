@@ -9,7 +9,6 @@ nodes must see that folder and the data by the same path (a shared file system).
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -30,8 +29,10 @@ from configs import with_values
 from configs.ray_address import must_be_ray
 from training.config import TrainConfig
 from training.data import open_training_data
+from training.device import Worker
 from training.models import build
-from training.recipes.finetune import Worker, finetune
+from training.recipes.finetune import finetune
+from training.runs import Row, Run
 from vision.errors import ConfigError
 
 # Times that a training is started again after its workers died.
@@ -65,7 +66,7 @@ class Trial:
     epochs: int
 
 
-def train_with_ray(config: TrainConfig, workers: int, address: str | None = None) -> dict[str, Any]:
+def train_with_ray(config: TrainConfig, workers: int, address: str | None = None) -> Row:
     """Train on `workers` Ray workers, each with its share of every batch.
 
     Return the last history row.
@@ -113,8 +114,7 @@ def train_with_ray(config: TrainConfig, workers: int, address: str | None = None
             raise ConfigError(
                 f"training on Ray failed {MAX_RESTARTS} times over: {_root_cause(error)}"
             ) from error
-    last: dict[str, Any] = json.loads((config.out / "history.jsonl").read_text().splitlines()[-1])
-    return last
+    return Run(config.out).history()[-1]
 
 
 def tune(

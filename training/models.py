@@ -5,20 +5,26 @@ Uint8 pixels in, logits and embedding out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 import torchvision
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vision.errors import ConfigError
+from vision.frames import Pixels
 
 # Source: torchvision's ImageNet training reference; all its classification weights use these.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Images at most in one forward pass of `predict_logits`.
+VALIDATION_BATCH = 32
 
 
 class Classifier(nn.Module):
@@ -83,7 +89,7 @@ class Classifier(nn.Module):
         self.inverse_std_c = self.inverse_std_c.flip(0)
 
     def stages(self) -> list[list[nn.Module]]:
-        """Return the backbone's modules from the camera's end to the head's, in the steps that its maker gave it."""
+        """Return the backbone's modules in its maker's stages, from the input to the head."""
         if isinstance(features := getattr(self.backbone, "features", None), nn.Sequential):
             others = [
                 m
@@ -99,11 +105,30 @@ class Classifier(nn.Module):
             return [before, *([module] for module in blocks), *([after] if after else [])]
         return [[module] for module in self.backbone.children()]
 
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Return what gives the stage of a parameter by its name, for timm's layer decay.
+
+        The head is of the last stage with parameters, so that both learn at full rate. What
+        belongs to no stage, such as a class token, is of the first.
+
+        Args:
+            coarse: asked for by timm; the stages are the only division there is.
+        """
+        stages = [[p for m in modules for p in m.parameters()] for modules in self.stages()]
+        stages = [parameters for parameters in stages if parameters]
+        number = {id(p): i for i, parameters in enumerate(stages) for p in parameters}
+        number |= {id(p): len(stages) - 1 for p in self.head.parameters()}
+        by_name = {name: number.get(id(p), 0) for name, p in self.named_parameters()}
+        return by_name.__getitem__
+
 
 def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
     """Build a classifier and load its backbone.
 
     Args:
+        name: see Classifier.
+        labels: see Classifier.
+        dropout: see Classifier.
         weights: "scratch", "pretrained" (downloads; needs a network), or a .safetensors / .pt
             state-dict file with the library's own names; float16 is read into float32.
 
@@ -125,6 +150,23 @@ def build(name: str, labels: int, dropout: float, weights: str) -> Classifier:
         )
     model.backbone.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
     return model
+
+
+def predict_logits(model: nn.Module, x_nhwc: Pixels, device: torch.device) -> NDArray[np.float32]:
+    """Return float32 logits, images x labels, in evaluation mode and full precision.
+
+    Args:
+        model: on `device`.
+        x_nhwc: uint8, images x height x width x 3, RGB.
+        device: where to compute.
+    """
+    model.eval()
+    with torch.inference_mode():
+        rows = [
+            model(torch.from_numpy(x).to(device))[0].float()
+            for x in np.array_split(x_nhwc, -(-len(x_nhwc) // VALIDATION_BATCH))
+        ]
+        return np.asarray(torch.cat(rows).cpu().numpy(), dtype=np.float32)
 
 
 def _network(name: str) -> nn.Module:

@@ -5,28 +5,26 @@ Where they are, what their licence is, and a download that is checked before it 
 
 from __future__ import annotations
 
-import hashlib
-import http.client
+import logging
 import shutil
 import tempfile
-import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+import pooch  # type: ignore[import-untyped]
 
 from vision.addresses import without_secrets
 from vision.datasets.readers import LICENCES
 from vision.errors import DatasetError
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
-
 MAX_ARCHIVE_BYTES = 8 * 1024**3
 MAX_UNPACKED_BYTES = 32 * 1024**3
 TIMEOUT_S = 60
-_CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,14 @@ class PublicSet:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came: number of files, digest of the archive, how it was verified, the licence's SPDX id."""
+    """What was fetched.
+
+    Attributes:
+        files: how many.
+        sha256: of the archive, hex.
+        verified: how, in words for people.
+        licence: SPDX id.
+    """
 
     files: int
     sha256: str
@@ -105,16 +110,18 @@ def fetch(
     out: Path,
     url: str | None = None,
     sha256: str | None = None,
-    progress: Progress = iter,
+    advance: Callable[[int], None] = lambda size: None,
 ) -> Fetched:
-    """Download a public set's archive, check it, and unpack it; nothing is left behind if anything is wrong.
+    """Download a public set's archive, check it, and unpack it.
+
+    Nothing is left behind if anything is wrong.
 
     Args:
         name: key of PUBLIC_SETS.
         out: folder to unpack into; must not exist, or be empty.
         url: a mirror; the set's own address by default.
         sha256: what the archive must be; the set's own by default.
-        progress: wraps the chunks of 1 MiB, for a progress bar.
+        advance: called with the bytes of each chunk, for a progress bar.
 
     Raises:
         DatasetError: unknown name, no connection, another checksum, no zip, or a zip that would
@@ -131,28 +138,16 @@ def fetch(
         raise DatasetError(f"{name_shown}: not an http address")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".fetch-") as scratch:
-        archive = Path(scratch) / "archive.zip"
+        archive = _download(address, wanted, Path(scratch), advance)
+        digest = str(pooch.file_hash(str(archive)))
         unpacked = Path(scratch) / "set"
-        try:
-            with (
-                urllib.request.urlopen(address, timeout=TIMEOUT_S) as response,  # noqa: S310
-                archive.open("wb") as file,
-            ):
-                digest = _copy(response, file, name_shown, progress)
-        except (OSError, http.client.HTTPException) as error:
-            raise DatasetError(
-                f"{name_shown}: cannot be downloaded ({error}). Try a mirror with --url."
-            ) from error
-        if wanted and digest != wanted:
-            raise DatasetError(
-                f"{name_shown}: sha256 is {digest}, {wanted} was expected. Nothing was unpacked."
-            )
         files = _unpack(archive, unpacked, name_shown)
         # The licence stays with the images: whoever trains on them later finds it in the bundle's
         # manifest.
         licence = LICENCES[chosen.licence]
-        note = f"# {chosen.title}\n\nSource: {chosen.source}\nLicence: {licence}\narchive sha256: {digest}\n"
-        (unpacked / "SOURCE.md").write_text(note, encoding="utf-8")
+        note = f"# {chosen.title}\n\nSource: {chosen.source}\nLicence: {licence}\n"
+        source = unpacked / "SOURCE.md"
+        source.write_text(f"{note}archive sha256: {digest}\n", encoding="utf-8")
         if out.exists():
             out.rmdir()
         shutil.move(unpacked, out)
@@ -164,19 +159,80 @@ def fetch(
     return Fetched(files, digest, verified, chosen.licence)
 
 
-def _copy(response: Any, file: IO[bytes], address: str, progress: Progress) -> str:
-    digest = hashlib.sha256()
-    size = 0
-    expected = int(response.headers.get("Content-Length") or -1)
-    for chunk in progress(iter(lambda: response.read(_CHUNK), b"")):
-        size += len(chunk)
-        if size > MAX_ARCHIVE_BYTES:
-            raise DatasetError(f"{address}: more than {MAX_ARCHIVE_BYTES / 1e9:.0f} GB; refused")
-        digest.update(chunk)
-        file.write(chunk)
-    if expected >= 0 and size != expected:
-        raise DatasetError(f"{address}: broke off after {size} of {expected} bytes. Try again.")
-    return digest.hexdigest()
+class _Counted:
+    """A file that counts what is written to it, and takes no more than MAX_ARCHIVE_BYTES.
+
+    Args:
+        file: where the bytes go.
+        address: for the message.
+        advance: called with the bytes of each chunk.
+    """
+
+    def __init__(self, file: IO[bytes], address: str, advance: Callable[[int], None]) -> None:
+        self._file = file
+        self._address = address
+        self._advance = advance
+        self._size = 0
+
+    def write(self, chunk: bytes) -> int:
+        """Write a chunk.
+
+        Raises:
+            DatasetError: it is one too many.
+        """
+        self._size += len(chunk)
+        if self._size > MAX_ARCHIVE_BYTES:
+            raise DatasetError(
+                f"{self._address}: more than {MAX_ARCHIVE_BYTES / 1e9:.0f} GB; refused"
+            )
+        self._advance(len(chunk))
+        return self._file.write(chunk)
+
+    def flush(self) -> None:
+        """Do nothing: a file is flushed when it is closed."""
+
+
+def _download(address: str, wanted: str, folder: Path, advance: Callable[[int], None]) -> Path:
+    """Download an archive into a folder, and return its path.
+
+    Args:
+        address: http or https.
+        wanted: sha256, hex; empty if it is not known.
+        folder: nothing of a failed download is left in it.
+        advance: called with the bytes of each chunk.
+
+    Raises:
+        DatasetError: no connection, one that broke off, too many bytes, or another checksum.
+    """
+    name_shown = without_secrets(address)
+
+    def download(url: str, path: str, _: object) -> None:
+        with Path(path).open("wb") as file:
+            get = pooch.HTTPDownloader(timeout=TIMEOUT_S, chunk_size=CHUNK_BYTES)
+            get(url, _Counted(file, name_shown, advance), None)
+
+    pooch.get_logger().setLevel(logging.WARNING)  # below it, the address is shown as it is
+    try:
+        found = pooch.retrieve(address, wanted or None, "archive.zip", folder, None, download)
+    except OSError as error:  # requests' errors are such, of a broken-off body too
+        raise DatasetError(
+            f"{name_shown}: cannot be downloaded ({_reason(error)}). Try a mirror with --url."
+        ) from error
+    except ValueError as error:
+        raise DatasetError(
+            f"{name_shown}: another archive was expected. Nothing was unpacked. {error}"
+        ) from error
+    return Path(found)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what went wrong without the address: it may hold secrets, and be redirected to."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP {response.status_code} {response.reason}"
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error) or type(error).__name__
 
 
 def _unpack(archive: Path, folder: Path, address: str) -> int:

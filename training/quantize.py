@@ -6,14 +6,14 @@ Metadata survives quantisation, so an int8 file would inherit the claims of the 
 every figure, threshold, statistic and the expected output are measured on the int8 graph itself
 before it is written, and measured exactly: with graph optimisation off int8 is computed in float,
 the same on every processor. What this processor's own kernels make of it is measured beside that,
-and a scheme in which the two part is refused. One of the three files that know onnxruntime.
+and a scheme in which the two part is refused. Limits: training/gate.py.
 """
 
 from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime import InferenceSession
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -32,28 +31,18 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from training.data import Images
-from training.evaluate import Outputs, Progress, open_session, run_graph
-from training.export import expected_output, fit_on, write_measured
+from training.evaluate import open_session, run_graph
+from training.gate import compare, part
+from training.progress import Progress
+from training.stamp import expected_output, fit_on, write_measured
 from vision.bundle import bundle_digest, read_bundle
-from vision.datasets import Dataset, read_image
+from vision.datasets import Dataset
 from vision.errors import BundleError
 from vision.frames import Pixels
 from vision.manifest import Manifest, Precision
 from vision.preprocess import preprocess
 
 CALIBRATION_IMAGES = 128
-# What int8 may cost against its own float bundle on val: in all, and on any one label; each image
-# in VIEWS ways.
-MAX_ACCURACY_LOSS = 0.005
-# What this processor's kernels may differ by from the exact computation, over the val images as
-# they are: rounding in other places moves a few. Saturation moves many, and far
-# (docs/decisions/0011).
-MAX_OTHER_LABELS = 0.01
-MIN_MEAN_COSINE = 0.999
-MAX_LABEL_LOSS = 0.02
-# Each image is scored in all turns and flips: an item lies any way up, and one image of a rare
-# label is more than two points of it, so that a loss could not be told from luck.
-VIEWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +75,6 @@ def quantize(
     val: Dataset,
     threads: int = 2,
     progress: Progress = iter,
-    scheme: Scheme = Scheme(),
 ) -> Manifest:
     """Quantise a float bundle, measure the result on val, refuse it if it lost too much, write it.
 
@@ -95,20 +83,17 @@ def quantize(
         out: file to write.
         train: calibration images are drawn from it, evenly over its order.
         val: images to fit the policy on and to measure with.
+        threads: of onnxruntime.
+        progress: wraps the images, for a progress bar.
 
     Raises:
         BundleError: the bundle is not float, or int8 loses more than MAX_ACCURACY_LOSS or, on a
             label, MAX_LABEL_LOSS; the message holds a table of the labels.
     """
-    data, source = read_bundle(bundle)
-    if source.precision is not Precision.FP32:
-        raise BundleError(f"{bundle}: is {source.precision} already; quantise a float bundle")
-    if source.metrics.get("val", {}).get("dataset_sha256") != val.digest():
-        raise BundleError(
-            f"{bundle}: was measured on another val set; quantise it with the data it was "
-            "exported with (--run)"
-        )
-    onnx_bytes = quantized_graph(bundle, source, train, scheme, progress)
+    data, source = _read_float(bundle, val)
+    tensors = source.tensors
+    spec = source.preprocess
+    onnx_bytes = quantized_graph(bundle, source, train, Scheme(), progress)
     exact = open_session(onnx_bytes, threads, exact=True)
     before = open_session(data, threads)
     here = open_session(onnx_bytes, threads)
@@ -118,71 +103,24 @@ def quantize(
             f"{bundle}: int8 loses too much; keep the float bundle, or train "
             f"longer.\n{loss.table()}"
         )
-    outputs = run_graph(exact, source.tensors, source.preprocess, Images(val.samples, 0), progress)
-    gap = part(run_graph(here, source.tensors, source.preprocess, Images(val.samples, 0)), outputs)
+    outputs = run_graph(exact, tensors, spec, Images(val.samples, 0), progress)
+    gap = part(run_graph(here, tensors, spec, Images(val.samples, 0)), outputs)
     if gap.too_much():
         raise BundleError(
             f"{bundle}: this processor computes the int8 graph wrongly: {gap.message()}"
         )
-    stats, policy = fit_on(
-        here, source.tensors, source.preprocess, train, val, outputs, source.labels, progress
-    )
+    train_outputs = run_graph(here, tensors, spec, Images(train.samples, 0), progress)
+    stats, policy = fit_on(train, train_outputs, val, outputs, source.labels)
     manifest = replace(
         source,
         precision=Precision.INT8,
         stats=stats,
         policy=policy,
-        probe=expected_output(exact, source.tensors, source.preprocess, Precision.INT8),
+        probe=expected_output(exact, tensors, spec, Precision.INT8),
         metrics={"int8_against_float": loss.to_dict()},
         lineage={**source.lineage, "float_bundle_sha256": bundle_digest(data)},
     )
     return write_measured(out, onnx_bytes, manifest, train, val, outputs)
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """How far two computations of one graph are apart, over n images.
-
-    Attributes:
-        images: n.
-        other_labels: images that get another label.
-        logit: greatest difference of a logit.
-        least_cosine, mean_cosine: between the two embeddings of an image.
-    """
-
-    images: int
-    other_labels: int
-    logit: float
-    least_cosine: float
-    mean_cosine: float
-
-    def too_much(self) -> bool:
-        """Return whether this is more than rounding."""
-        return (
-            self.other_labels > max(1, MAX_OTHER_LABELS * self.images)
-            or self.mean_cosine < MIN_MEAN_COSINE
-        )
-
-    def message(self) -> str:
-        """Return a line for people."""
-        return (
-            f"{self.other_labels} of {self.images} labels differ from the exact computation, a "
-            "logit by "
-            f"{self.logit:.2g}, an embedding's cosine down to {self.least_cosine:.4f} (mean "
-            f"{self.mean_cosine:.5f})"
-        )
-
-
-def part(here: Outputs, exact: Outputs) -> Gap:
-    """Return how far the outputs of two computations of one graph are apart."""
-    a = here.embeddings_nd
-    b = exact.embeddings_nd
-    cosines = (a * b).sum(1) / np.maximum(
-        np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12
-    )
-    other = int((here.logits_nk.argmax(1) != exact.logits_nk.argmax(1)).sum())
-    greatest = float(np.abs(here.logits_nk - exact.logits_nk).max())
-    return Gap(len(a), other, greatest, float(cosines.min()), float(cosines.mean()))
 
 
 def quantized_graph(
@@ -201,7 +139,7 @@ def quantized_graph(
         options: dict[str, Any] = {"TensorQuantOverrides": _overrides(prepared, source, scheme)}
         if scheme.method == "Percentile":
             options["CalibPercentile"] = scheme.percentile
-        with redirect_stdout(io.StringIO()):  # the calibrator tells of its inner life
+        with redirect_stdout(io.StringIO()):  # the calibrator prints what it does
             quantize_static(
                 str(prepared),
                 str(quantized),
@@ -220,101 +158,28 @@ def quantized_graph(
         return quantized.read_bytes()
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What int8 gets right against float, over all views of the same images.
+def _read_float(bundle: Path, val: Dataset) -> tuple[bytes, Manifest]:
+    """Return a float bundle's bytes and manifest.
 
-    Attributes:
-        images: of each label.
-        before, after: accuracy of each label, float and int8, 0..1.
-        overall: accuracy of float minus that of int8.
-        upright: the same on the images as they are, once each.
+    Raises:
+        BundleError: it is not float, or was measured on another val set.
     """
-
-    images: Mapping[str, int]
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    overall: float
-    upright: float
-
-    def too_much(self) -> bool:
-        """Return whether the bundle must be refused."""
-        worst = max(self.before[label] - self.after[label] for label in self.before)
-        return max(self.overall, self.upright) > MAX_ACCURACY_LOSS or worst > MAX_LABEL_LOSS
-
-    def table(self) -> str:
-        """Return a table for people: where it is lost."""
-        rows = [f"{'label':<12}{'images':>9}{'float':>8}{'int8':>8}{'lost':>8}"]
-        for label, before in self.before.items():
-            lost = before - self.after[label]
-            mark = "  over the limit" if lost > MAX_LABEL_LOSS else ""
-            rows.append(
-                f"{label:<12}{self.images[label]:>9}{before:>8.3f}{self.after[label]:>8.3f}{lost:>8.3f}{mark}"
-            )
-        rows.append(
-            f"lost in all {self.overall:.4f}, upright alone {self.upright:.4f}; "
-            f"allowed {MAX_ACCURACY_LOSS} in all, {MAX_LABEL_LOSS} on a label, "
-            f"each image in {VIEWS} turns and flips"
+    data, source = read_bundle(bundle)
+    if source.precision is not Precision.FP32:
+        raise BundleError(f"{bundle}: is {source.precision} already; quantise a float bundle")
+    if source.metrics.get("val", {}).get("dataset_sha256") != val.digest():
+        raise BundleError(
+            f"{bundle}: was measured on another val set; quantise it with the data it was "
+            "exported with (--run)"
         )
-        return "\n".join(rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plain form that a manifest stores."""
-        lost = {label: round(self.before[label] - self.after[label], 5) for label in self.before}
-        return {
-            "views_of_each_image": VIEWS,
-            "lost": round(self.overall, 5),
-            "lost_upright": round(self.upright, 5),
-            "lost_on": lost,
-        }
-
-
-def compare(
-    before: InferenceSession,
-    after: InferenceSession,
-    manifest: Manifest,
-    val: Dataset,
-    progress: Progress = iter,
-) -> Loss:
-    """Run two graphs of one manifest over every view of the images and count what each gets right."""
-    labels = manifest.labels
-    right = np.zeros((2, len(labels)))
-    upright = [0, 0]
-    images = np.zeros(len(labels), dtype=np.int64)
-    tensors = manifest.tensors
-    for sample in progress(val.samples):
-        truth = labels.index(sample.label)
-        images[truth] += 1
-        for turn, view in enumerate(views(read_image(sample.path))):
-            x_nhwc = preprocess(view, manifest.preprocess)
-            for row, session in enumerate((before, after)):
-                (logits,) = session.run([tensors.logits], {tensors.input: x_nhwc})
-                correct = bool(logits[0].argmax() == truth)
-                right[row, truth] += correct
-                upright[row] += correct and turn == 0
-    there = images > 0
-    shares = right[:, there] / (VIEWS * images[there])
-    names = [label for label, is_there in zip(labels, there, strict=True) if is_there]
-    return Loss(
-        dict(zip(names, images[there].tolist(), strict=True)),
-        dict(zip(names, shares[0].tolist(), strict=True)),
-        dict(zip(names, shares[1].tolist(), strict=True)),
-        float((right[0].sum() - right[1].sum()) / (VIEWS * images.sum())),
-        (upright[0] - upright[1]) / int(images.sum()),
-    )
-
-
-def views(pixels_hwc: Pixels) -> list[Pixels]:
-    """Return an image in its eight turns and flips."""
-    return [
-        np.ascontiguousarray(np.rot90(side, turn))
-        for side in (pixels_hwc, pixels_hwc[:, ::-1])
-        for turn in range(4)
-    ]
+    return data, source
 
 
 def _normalisation(model: Path) -> list[str]:
-    """Return the nodes between input and first weights: scaling bytes in integers would cost time and gain nothing."""
+    """Return the names of the nodes between input and first weights, which stay float.
+
+    Scaling bytes in integers would cost time and gain nothing.
+    """
     names = []
     for node in onnx.load(str(model)).graph.node:
         if node.op_type in ("Conv", "MatMul", "Gemm"):
@@ -342,7 +207,9 @@ def _overrides(model: Path, manifest: Manifest, scheme: Scheme) -> dict[str, lis
 def _bytes_as_they_are(
     model: Path, manifest: Manifest, first: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return scale and zero point with which the first convolution's int8 input is the camera's bytes, if there are.
+    """Return scale and zero point by which the first convolution reads the camera's bytes as int8.
+
+    Empty if there are none.
 
     Normalised bytes are a grid already. A calibrated grid is another one, and where a byte falls
     between two of its steps, processors choose differently. Channels of different scale
@@ -377,11 +244,11 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]
     """Feeds preprocessed images to onnxruntime's calibrator."""
 
     def __init__(self, images: Images, manifest: Manifest, progress: Progress) -> None:
-        self._rows: Iterator[Any] = iter(
+        self._rows: Iterator[dict[str, Pixels]] = iter(
             {manifest.tensors.input: preprocess(pixels, manifest.preprocess)}
             for pixels in progress(list(images))
         )
 
-    def get_next(self) -> Any:
+    def get_next(self) -> dict[str, Pixels] | None:
         """Return the next input, or None at the end."""
         return next(self._rows, None)

@@ -16,19 +16,27 @@ import cv2
 import jinja2
 import matplotlib as mpl
 import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
 from training.calibrate import fit_temperature
-from training.data import open_training_data
+from training.data import open_training_data, prepare
 from training.evaluate import Evaluation
-from training.recipes.finetune import load_trained, predict_logits, prepare
+from training.models import predict_logits
+from training.runs import Run, load_trained
 from vision import metrics
 from vision.bundle import read_manifest
 from vision.datasets import UNKNOWN, Dataset, Sample, read_image, shown
 from vision.decision import softmax
 from vision.files import write_atomically
+
+Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
+Counts = NDArray[np.int64]
 
 WORST = 24
 
@@ -64,16 +72,14 @@ def write_report(run: Path) -> Path:
     Return its path.
     """
     model, labels, config = load_trained(run)
-    _, val = open_training_data(config.data, config.seed, run / "images")
-    import torch  # noqa: PLC0415
-
+    _, val = open_training_data(config.data, config.seed, Run(run).images)
     logits = predict_logits(
         model, prepare(val.samples, config.model.preprocess()), torch.device("cpu")
     )
     truth = np.array([labels.index(s.label) for s in val.samples])
     probabilities = softmax(logits, fit_temperature(logits, truth))
     matrix = metrics.confusion_matrix(truth, probabilities.argmax(1), len(labels))
-    history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    history = Run(run).history()
     rows = [
         (
             "network",
@@ -96,9 +102,7 @@ def write_report(run: Path) -> Path:
         f"Training of {run.name} on {val.name}",
         rows,
         plots,
-        val.samples,
-        labels,
-        probabilities,
+        _worst(val.samples, labels, probabilities),
     )
 
 
@@ -152,13 +156,11 @@ def write_evaluation(out: Path, bundle: Path, dataset: Dataset, result: Evaluati
         f"{manifest.model_id} on {dataset.name}",
         rows,
         plots,
-        dataset.samples,
-        manifest.labels,
-        probabilities,
+        _worst(dataset.samples, manifest.labels, probabilities),
     )
 
 
-def _reliability(confidence: Any, correct: Any) -> str:
+def _reliability(confidence: Floats, correct: Bools) -> str:
     figure, axes = plt.subplots(figsize=(4.2, 3.8))
     bins = np.minimum((confidence * 10).astype(int), 9)
     filled = [b for b in range(10) if (bins == b).any()]
@@ -173,7 +175,7 @@ def _reliability(confidence: Any, correct: Any) -> str:
     return _svg(figure)
 
 
-def _unknown(known: Any, outliers: Any, threshold: float) -> str:
+def _unknown(known: Floats, outliers: Floats, threshold: float) -> str:
     figure, axes = plt.subplots(figsize=(4.8, 3.8))
     edges = np.histogram_bin_edges(np.concatenate([known, outliers]), 30).tolist()
     axes.hist(known, edges, alpha=0.7, density=True, color="#1d7a5f", label="known")
@@ -184,7 +186,7 @@ def _unknown(known: Any, outliers: Any, threshold: float) -> str:
     return _svg(figure)
 
 
-def _headline(matrix: Any, labels: tuple[str, ...]) -> list[tuple[str, str]]:
+def _headline(matrix: Counts, labels: tuple[str, ...]) -> list[tuple[str, str]]:
     recall = zip(labels, metrics.recall_per_label(matrix), strict=True)
     return [
         ("images", str(int(matrix.sum()))),
@@ -194,18 +196,19 @@ def _headline(matrix: Any, labels: tuple[str, ...]) -> list[tuple[str, str]]:
     ]
 
 
-def _write(
-    path: Path,
-    title: str,
-    rows: list[tuple[str, str]],
-    plots: list[str],
-    samples: tuple[Sample, ...],
-    labels: tuple[str, ...],
-    probabilities: Any,
-) -> Path:
+def _worst(
+    samples: tuple[Sample, ...], labels: tuple[str, ...], probabilities_nk: Floats
+) -> list[_Mistake]:
+    """Return the WORST mistakes at most, the most confident first; outliers are none.
+
+    Args:
+        samples: n images.
+        labels: k, of the network.
+        probabilities_nk: for each image, in the order of `labels`.
+    """
     worst: list[_Mistake] = []
-    predicted = probabilities.argmax(1)
-    confidence = probabilities.max(1)
+    predicted = probabilities_nk.argmax(1)
+    confidence = probabilities_nk.max(1)
     for i in np.argsort(-confidence, kind="stable"):
         if len(worst) < WORST and samples[i].label not in (UNKNOWN, labels[predicted[i]]):
             s = samples[i]
@@ -218,9 +221,18 @@ def _write(
                     _thumbnail(s.path),
                 )
             )
-    write_atomically(
-        path, _PAGE.render(title=shown(title), rows=rows, plots=plots, worst=worst).encode()
-    )
+    return worst
+
+
+def _write(
+    path: Path,
+    title: str,
+    rows: list[tuple[str, str]],
+    plots: list[str],
+    worst: list[_Mistake],
+) -> Path:
+    page = _PAGE.render(title=shown(title), rows=rows, plots=plots, worst=worst)
+    write_atomically(path, page.encode())
     return path
 
 
@@ -234,7 +246,7 @@ def _thumbnail(path: Path) -> str:
     ).decode()
 
 
-def _svg(figure: Any) -> str:
+def _svg(figure: Figure) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", bbox_inches="tight")
     plt.close(figure)
@@ -259,7 +271,7 @@ def _curves(history: list[dict[str, Any]]) -> str:
     return _svg(figure)
 
 
-def _confusion(matrix: Any, labels: tuple[str, ...]) -> str:
+def _confusion(matrix: Counts, labels: tuple[str, ...]) -> str:
     figure, axes = plt.subplots(figsize=(4.8, 4.2))
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Greens", vmin=0, vmax=1)
@@ -280,7 +292,7 @@ def _confusion(matrix: Any, labels: tuple[str, ...]) -> str:
     return _svg(figure)
 
 
-def _risk(confidence: Any, correct: Any) -> str:
+def _risk(confidence: Floats, correct: Bools) -> str:
     coverage, risk = metrics.risk_coverage(confidence, correct)
     figure, axes = plt.subplots(figsize=(4.8, 3.8))
     axes.plot(coverage, risk, color="#1d7a5f")

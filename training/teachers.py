@@ -1,6 +1,6 @@
 """The answer of several trained networks to the images that a student is shown.
 
-Does not load them: see `finetune`.
+They are finished runs of this program.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from training.config import TrainConfig
 from training.models import Classifier
+from training.runs import load_trained
+from vision.errors import ConfigError
 
 
 class Teachers:
@@ -86,3 +89,24 @@ class Teachers:
         ):  # other threads load batches meanwhile
             answer = self._answer(x_static)
         return graph, x_static, answer
+
+
+def load_teachers(
+    config: TrainConfig, labels: tuple[str, ...], device: torch.device
+) -> list[tuple[Classifier, int]]:
+    """Return the networks of the named runs, each with the side of its input in pixels.
+
+    Raises:
+        ConfigError: a folder holds no run, or one with other labels.
+    """
+    models: list[tuple[Classifier, int]] = []
+    for run in config.teachers:
+        model, its_labels, its_config = load_trained(run)
+        if its_labels != labels:
+            raise ConfigError(
+                f"teachers: {run} knows {', '.join(its_labels)}; this run's labels are "
+                f"{', '.join(labels)}"
+            )
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        models.append((model, its_config.model.size_px))
+    return models

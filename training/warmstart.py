@@ -1,4 +1,4 @@
-"""Begin training from a bundle, the shipped one for example: no network and no weights file needed.
+"""The weights that training begins from; from a bundle it needs no network and no weights file.
 
 An exported graph has its batch normalisation folded into the convolutions before it, and an int8
 graph has rounded weights. Both are undone as far as they can be: weights are dequantised, and each
@@ -19,9 +19,40 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from training.models import Classifier
+from training.config import ModelConfig
+from training.data import Images
+from training.models import Classifier, build
 from vision.bundle import read_manifest
 from vision.errors import ConfigError
+from vision.preprocess import preprocess
+
+# Images that a bundle's normalisation is set up again from.
+WARM_START_IMAGES = 128
+
+
+def first_weights(
+    config: ModelConfig, labels: tuple[str, ...], images: Images, labelled: int
+) -> Classifier:
+    """Return a network with the weights that training begins from.
+
+    Args:
+        config: which network, and which weights.
+        labels: of the training.
+        images: a bundle's normalisation is set up again from some of them.
+        labelled: how many of the images, from the first on, have a label.
+
+    Raises:
+        ConfigError: no such network or weights, or weights of another network.
+    """
+    bundle = Path(config.weights) if config.weights.endswith(".onnx") else None
+    weights = "scratch" if bundle else config.weights
+    model = build(config.name, len(labels), config.dropout, weights)
+    if bundle:
+        some = range(0, labelled, max(1, labelled // WARM_START_IMAGES))
+        spec = config.preprocess()
+        x_nhwc = torch.from_numpy(np.concatenate([preprocess(images[i], spec) for i in some]))
+        warm_start(model, labels, bundle, x_nhwc)
+    return model
 
 
 def warm_start(model: Classifier, labels: tuple[str, ...], bundle: Path, x_nhwc: Tensor) -> None:

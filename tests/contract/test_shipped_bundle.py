@@ -15,7 +15,7 @@ from edge_runtime import replay
 from edge_runtime.config import FLOAT_BUNDLE, EdgeConfig
 from training.data import Images
 from training.evaluate import evaluate, open_session, run_graph, with_outliers
-from training.quantize import MAX_ACCURACY_LOSS, MAX_LABEL_LOSS, part
+from training.gate import MAX_ACCURACY_LOSS, MAX_LABEL_LOSS, part
 from vision.bundle import bundle_digest, read_bundle, read_manifest
 from vision.datasets import UNKNOWN, merge, open_dataset
 
@@ -81,8 +81,8 @@ def test_here_it_says_what_the_exact_computation_says(shipped: Path, shared: Pat
         run_graph(s, manifest.tensors, manifest.preprocess, Images(samples)) for s in sessions
     )
     gap = part(here, exact)
-    assert gap.other_labels <= 1, gap.words()
-    assert gap.least_cosine >= 0.999, gap.words()
+    assert gap.other_labels <= 1, gap.message()
+    assert gap.least_cosine >= 0.999, gap.message()
 
 
 def test_it_does_on_photographs_what_its_manifest_says(shipped: Path, shared: Path) -> None:

@@ -1,6 +1,6 @@
 """Fine-tune a classifier on labelled images, from teachers' answers too if there are any.
 
-Read it top to bottom.
+Read it top to bottom: set up, train an epoch, validate, keep.
 
 AdamW, warm-up and cosine decay, label smoothing, mixup and CutMix, items laid on other floors, a
 moving average of the weights. What each of them is worth: docs/training.md. What is kept is the
@@ -10,61 +10,41 @@ honest. Does not export, quantise or score: those are commands of their own.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic_core import PydanticSerializationError
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    track,
-)
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from configs import load
-from training import checkpoint
-from training.config import RecipeConfig, TrainConfig
-from training.data import (
-    NO_LABEL,
-    BackgroundSwap,
-    Batches,
-    Images,
-    open_outliers,
-    open_training_data,
-    repeats,
-    stream,
+from training.batches import TrainingData, open_data, stream
+from training.config import TrainConfig
+from training.device import ALONE, Worker, choose_device, loader_workers, no_denormals, use_bf16
+from training.models import Classifier, predict_logits
+from training.optimize import (
+    distillation_loss,
+    epoch_seed,
+    label_weights,
+    mixing,
+    parameter_groups,
+    schedule,
 )
-from training.models import Classifier, build
-from training.teachers import Teachers
-from training.warmstart import warm_start
-from vision.datasets import Dataset, Sample
+from training.progress import step_bar
+from training.runs import Row, Run, config_document, recipe_key
+from training.teachers import Teachers, load_teachers
+from training.warmstart import first_weights
 from vision.errors import ConfigError
-from vision.files import write_atomically
-from vision.frames import Pixels
-from vision.preprocess import PreprocessSpec, preprocess
-from vision.taxonomy import MATERIALS_1
 
-WARM_START_IMAGES = 128
+MAX_GRADIENT_NORM = 5.0
 # A GPU's epoch may take a second, and a checkpoint of everything half of one: they are this far
 # apart at least.
 CHECKPOINT_SECONDS = 10.0
@@ -72,38 +52,39 @@ CHECKPOINT_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def no_denormals() -> Iterator[None]:
-    """Treat denormal numbers as zero.
-
-    Untrained weights make them, and they make a step 10 to 50 times slower.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(
-            False
-        )  # it holds for the whole thread, and others count on such numbers
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """One of several processes that train together, each on its share of every batch.
+@dataclass(frozen=True, slots=True, eq=False)
+class Trainer:
+    """What learns, and by what.
 
     Attributes:
-        rank: 0..count-1; rank 0 writes the run folder.
-        count: of all workers.
-        report: called with each history row, after its checkpoint is on disk.
+        model: the network, on `device`.
+        frozen: modules of it that keep their first weights.
+        average: moving average of the model's weights.
+        kept: the network that is validated and kept: the average's, if there is one.
+        optimizer: of the model's parameters.
+        loss: of logits and target probabilities, batch x labels both.
+        target_rows: float32, target probabilities of each label, then those of no label.
+        teachers: what the network follows beside the labels, if anything.
+        device: where all this is.
+        bf16: whether to compute in bfloat16.
+        schedule: of the optimizer's learning rate, stepped after each batch.
     """
 
-    rank: int = 0
-    count: int = 1
-    report: Callable[[dict[str, Any]], None] = lambda row: None
+    model: Classifier
+    frozen: Sequence[nn.Module]
+    average: AveragedModel
+    kept: nn.Module
+    optimizer: torch.optim.AdamW
+    loss: nn.CrossEntropyLoss
+    target_rows: Tensor
+    teachers: Teachers | None
+    device: torch.device
+    bf16: bool
+    schedule: LRScheduler
 
 
 @no_denormals()
-def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
+def finetune(config: TrainConfig, worker: Worker = ALONE) -> Row:
     """Train, or continue a run that was stopped, and return its last history row.
 
     Leaves in `config.out`: config.json, history.jsonl (one line an epoch), checkpoint.pt.
@@ -115,6 +96,152 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
     Raises:
         ConfigError: the folder holds a run of another configuration.
     """
+    recipe = config.recipe
+    _set_up_process(config, worker)
+    run = Run(config.out)
+    document = config_document(config)
+    console = Console(stderr=True, quiet=worker.rank > 0)
+    data = open_data(config, run, worker, console)
+    trainer = set_up(config, data)
+    key = recipe_key(config, data.train, data.val, data.outliers)
+    history = _continue(run, key, trainer, recipe.epochs)
+    if worker.rank == 0:
+        run.begin(document, history)
+    first = len(history)
+    epochs = range(first, recipe.epochs)
+    workers = loader_workers(config, trainer.device)
+    coming = stream(data.batches, epochs, workers, pin=trainer.device.type == "cuda")
+    steps = data.batches.steps
+    saved_at = float("-inf")
+    with step_bar(console, recipe.epochs * steps, first * steps) as advance:
+        for epoch in epochs:
+            started = time.perf_counter()
+            cpu_started = time.process_time()
+            if epoch in (first, recipe.freeze_backbone_epochs):  # what learns has changed
+                learner = _learner(config, trainer, epoch, worker)
+            these = islice(coming, steps)
+            note = _note(epoch, recipe.epochs, history)
+            loss = train_epoch(config, trainer, learner, epoch, these, partial(advance, note))
+            row = {
+                "epoch": epoch + 1,
+                "train_loss": round(loss, 5),
+                **validate(trainer, data),
+                "seconds": round(time.perf_counter() - started, 1),
+                "cpu_seconds": round(time.process_time() - cpu_started, 1),
+            }
+            history.append(row)
+            if worker.rank == 0:
+                last = epoch + 1 == recipe.epochs
+                if last or time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
+                    run.save(_state(trainer, key, data.labels, history, last))
+                    saved_at = time.monotonic()
+                run.write_history(history)
+                console.print(
+                    f"epoch {row['epoch']:3d}  loss {row['train_loss']:.3f}  "
+                    f"val accuracy {row['val_accuracy']:.3f}  {row['seconds']:.0f} s",
+                    highlight=False,
+                )
+            worker.report(row)
+    return history[-1]
+
+
+def set_up(config: TrainConfig, data: TrainingData) -> Trainer:
+    """Build the network with its first weights, and everything that trains it."""
+    recipe = config.recipe
+    torch.manual_seed(config.seed)
+    device = choose_device(config)
+    bf16 = use_bf16(config, device)
+    teachers = load_teachers(config, data.labels, device)
+    model = first_weights(config.model, data.labels, data.images, len(data.train.samples))
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    frozen = [module for stage in model.stages()[: recipe.freeze_stages] for module in stage]
+    for module in frozen:
+        module.requires_grad_(False)
+    weight = label_weights(data.train, data.labels).to(device) if recipe.class_weighted else None
+    # An image of no label is trained towards "any of them".
+    # Source: Hendrycks, Mazeika, Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR
+    # 2019.
+    labels = len(data.labels)
+    target_rows = torch.cat([torch.eye(labels), torch.full((1, labels), 1 / labels)])
+    groups = parameter_groups(model, recipe)
+    optimizer = torch.optim.AdamW(groups, fused=device.type == "cuda" or None)
+    average = AveragedModel(
+        model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
+    )
+    return Trainer(
+        model=model,
+        frozen=frozen,
+        average=average,
+        kept=average.module if recipe.ema_decay else model,
+        optimizer=optimizer,
+        loss=nn.CrossEntropyLoss(weight=weight, label_smoothing=recipe.label_smoothing),
+        target_rows=target_rows.to(device),
+        teachers=Teachers(teachers, recipe.teacher_temperature, device, bf16) if teachers else None,
+        device=device,
+        bf16=bf16,
+        schedule=schedule(optimizer, recipe, data.batches.steps),
+    )
+
+
+def train_epoch(
+    config: TrainConfig,
+    trainer: Trainer,
+    learner: nn.Module,
+    epoch: int,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    advance: Callable[[], None],
+) -> float:
+    """Train on the batches of an epoch, and return their mean loss.
+
+    Args:
+        config: of the run.
+        trainer: what learns.
+        learner: its model, or that model on several workers.
+        epoch: from 0.
+        batches: uint8 pixels, batch x height x width x 3, and int64 targets.
+        advance: called after each batch.
+    """
+    recipe = config.recipe
+    # Mixing and dropout draw from it, in a continued run as in one that was not stopped.
+    torch.manual_seed(epoch_seed(config.seed, epoch))
+    mix = mixing(recipe)
+    mixes = epoch < recipe.epochs - recipe.mixup_off_epochs
+    trainer.model.train()
+    head_alone = epoch < recipe.freeze_backbone_epochs
+    for module in [trainer.model.backbone] if head_alone else trainer.frozen:
+        module.eval()
+    losses = []
+    for x_nhwc, targets in batches:
+        y_nk = trainer.target_rows[targets.to(trainer.device, non_blocking=True)]
+        x_nchw = x_nhwc.to(trainer.device, non_blocking=True).float().permute(0, 3, 1, 2)
+        if mixes:
+            x_nchw, y_nk = mix(x_nchw, y_nk)
+        loss = _loss(config, trainer, learner, x_nchw.permute(0, 2, 3, 1), y_nk)
+        trainer.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trainer.model.parameters(), MAX_GRADIENT_NORM)
+        trainer.optimizer.step()
+        trainer.schedule.step()
+        trainer.average.update_parameters(trainer.model)
+        losses.append(loss.detach())
+        advance()
+    return float(torch.stack(losses).mean())
+
+
+def validate(trainer: Trainer, data: TrainingData) -> Row:
+    """Return val_accuracy and val_loss of the weights that are kept."""
+    logits_nk = predict_logits(trainer.kept, data.val_x_nhwc, trainer.device)
+    loss = nn.functional.cross_entropy(
+        torch.from_numpy(logits_nk), torch.from_numpy(data.val_targets_n)
+    )
+    return {
+        "val_accuracy": round(float((logits_nk.argmax(1) == data.val_targets_n).mean()), 5),
+        "val_loss": round(float(loss), 5),
+    }
+
+
+def _set_up_process(config: TrainConfig, worker: Worker) -> None:
+    """Say what cannot work before any image is rendered, and share the cores."""
     if config.threads:
         torch.set_num_threads(config.threads)
     if config.recipe.batch_size < 2 * worker.count:
@@ -122,380 +249,73 @@ def finetune(config: TrainConfig, worker: Worker = Worker()) -> dict[str, Any]:
             f"recipe.batch_size: {config.recipe.batch_size} leaves {worker.count} workers under "
             "two each"
         )
-    Classifier(config.model.name, 1)  # a wrong name is said before images are rendered
+    Classifier(config.model.name, 1)  # raises if there is no such network
+    choose_device(config)
     cv2.setNumThreads(1)  # images are made beside torch, which has the cores
-    device = _device(config)
-    run = config.out
-    document = _document(config)
-    if worker.rank > 0:
-        # rank 0 renders what the simulator is asked for, the others read it
-        torch.distributed.barrier()
-    train, val = open_training_data(config.data, config.seed, run / "images")
-    labels = MATERIALS_1.ordered(train.labels())
-    outliers = open_outliers(config.data, labels, "train", config.seed, run / "outliers")
-    if worker.rank == 0 and worker.count > 1:
-        torch.distributed.barrier()
-    spec = config.model.preprocess()
-    recipe = config.recipe
 
-    torch.manual_seed(config.seed)
-    seen = train.samples + outliers.samples
-    images = Images(seen)
-    images.read_all()
-    val_x_nhwc = prepare(val.samples, spec)
-    bf16 = device.type == "cuda" or bf16_is_fast() if recipe.bf16 == "auto" else recipe.bf16
-    teachers = _load_teachers(config, labels, device)
-    answer = Teachers(teachers, recipe.teacher_temperature, device, bf16) if teachers else None
-    from_bundle = config.model.weights.endswith(".onnx")
-    model = build(
-        config.model.name,
-        len(labels),
-        config.model.dropout,
-        "scratch" if from_bundle else config.model.weights,
-    )
-    if from_bundle:
-        some = range(0, len(train.samples), max(1, len(train.samples) // WARM_START_IMAGES))
-        x_some = torch.from_numpy(np.concatenate([preprocess(images[i], spec) for i in some]))
-        warm_start(model, labels, Path(config.model.weights), x_some)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    frozen = [module for stage in model.stages()[: recipe.freeze_stages] for module in stage]
-    for module in frozen:
+
+def _continue(run: Run, key: str, trainer: Trainer, epochs: int) -> list[Row]:
+    """Load what an earlier process left, and return the history up to there."""
+    state = run.resumable(key)
+    if state is None:
+        return []
+    history: list[Row] = state["history"]
+    if len(history) < epochs:
+        trainer.model.load_state_dict(state["model"])
+        trainer.average.load_state_dict(state["average"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.schedule.load_state_dict(state["schedule"])
+    log.info("continuing %s after epoch %d of %d", run.folder, len(history), epochs)
+    return history
+
+
+def _learner(config: TrainConfig, trainer: Trainer, epoch: int, worker: Worker) -> nn.Module:
+    """Set which weights learn from this epoch on, and return the model, on all workers."""
+    trainer.model.backbone.requires_grad_(epoch >= config.recipe.freeze_backbone_epochs)
+    for module in trainer.frozen:
         module.requires_grad_(False)
-    average = AveragedModel(
-        model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
-    )
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(model, recipe),
-        lr=recipe.learning_rate,
-        fused=device.type == "cuda" or None,
-    )
-    loss_of = nn.CrossEntropyLoss(
-        weight=_label_weights(train, labels).to(device) if recipe.class_weighted else None,
-        label_smoothing=recipe.label_smoothing,
-    )
-
-    history: list[dict[str, Any]] = []
-    key = checkpoint.recipe_key(config, train, val, outliers)
-    if (state := checkpoint.load(run)) is not None:
-        if state["recipe_key"] != key:
-            raise ConfigError(
-                f"{run}: holds a run of another configuration. Delete it, or name another --out."
-            )
-        history = state["history"]
-        if len(history) < recipe.epochs:
-            model.load_state_dict(state["model"])
-            average.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
-        log.info("continuing %s after epoch %d of %d", run, len(history), recipe.epochs)
-    if worker.rank == 0:
-        write_atomically(run / "config.json", document)
-        _write_history(run, history)  # a kill may have come between checkpoint and history
-
-    targets_n = np.array([labels.index(s.label) if s.label in labels else NO_LABEL for s in seen])
-    # An image of no label is trained towards "any of them".
-    # Source: Hendrycks, Mazeika, Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR
-    # 2019.
-    rows = torch.cat([torch.eye(len(labels)), torch.full((1, len(labels)), 1 / len(labels))]).to(
-        device
-    )
-    val_targets_n = np.array([labels.index(s.label) for s in val.samples])
-    console = Console(stderr=True, quiet=worker.rank > 0)
-    swap = None
-    if recipe.background_swap:
-        watcher = partial(
-            track, description="cutting out", console=console, disable=not console.is_terminal
-        )
-        of_samples = [s.label if s.label in labels else None for s in seen]
-        swap = BackgroundSwap(images, of_samples, config.model.size_px, config.seed, watcher)
-    shown_n = np.concatenate(
-        [repeats(config.data, train.samples), np.ones(len(outliers.samples), dtype=np.int64)]
-    )
-    batches = Batches(
-        images, targets_n, spec, recipe, config.seed, swap, shown_n, (worker.rank, worker.count)
-    )
-    steps_per_epoch = batches.steps
-    saved_at = float("-inf")
-    with _progress(console) as progress:
-        bar = progress.add_task(
-            "training",
-            total=recipe.epochs * steps_per_epoch,
-            note="",
-            completed=len(history) * steps_per_epoch,
-        )
-        first = len(history)
-        coming = stream(
-            batches,
-            range(first, recipe.epochs),
-            _loader_workers(config, device),
-            device.type == "cuda",
-        )
-        for epoch in range(first, recipe.epochs):
-            started = time.perf_counter()
-            cpu_started = time.process_time()
-            losses = []
-            torch.manual_seed(_mix(config.seed, epoch))  # dropout; continued runs draw the same
-            mixing = np.random.default_rng([config.seed, epoch, 2])
-            model.train()
-            head_alone = epoch < recipe.freeze_backbone_epochs
-            if epoch in (first, recipe.freeze_backbone_epochs):  # what learns has changed
-                model.backbone.requires_grad_(not head_alone)
-                for module in frozen:
-                    module.requires_grad_(False)
-                learner = DistributedDataParallel(model) if worker.count > 1 else model
-            for module in [model.backbone] if head_alone else frozen:
-                module.eval()
-            for step, (x, y) in enumerate(islice(coming, steps_per_epoch)):
-                for group in optimizer.param_groups:
-                    now = _schedule(epoch + step / steps_per_epoch, recipe)
-                    group["lr"] = recipe.learning_rate * group["share"] * now
-                y_nk = rows[y.to(device, non_blocking=True)]
-                mixed = x.to(device, non_blocking=True)
-                share = 1.0
-                if epoch < recipe.epochs - recipe.mixup_off_epochs:
-                    mixed, share = _mixed(mixed, recipe, mixing)
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    logits, _ = learner(mixed)
-                    loss = share * loss_of(logits, y_nk) + (1 - share) * loss_of(
-                        logits, y_nk.flip(0)
-                    )
-                    if answer is not None:
-                        taught = _distance(logits, answer(mixed), recipe.teacher_temperature)
-                        loss = (1 - recipe.teacher_weight) * loss + recipe.teacher_weight * taught
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-                optimizer.step()
-                average.update_parameters(model)
-                losses.append(loss.detach())
-                told = (
-                    f" loss {history[-1]['train_loss']:.3f}" if history else ""
-                )  # this epoch's waits for the GPU
-                progress.update(bar, advance=1, note=f"epoch {epoch + 1}/{recipe.epochs}{told}")
-            kept = average.module if recipe.ema_decay else model
-            logits_nk = predict_logits(kept, val_x_nhwc, device)
-            row = {
-                "epoch": epoch + 1,
-                "train_loss": round(float(torch.stack(losses).mean()), 5),
-                "val_accuracy": round(float((logits_nk.argmax(1) == val_targets_n).mean()), 5),
-                "val_loss": round(
-                    float(
-                        nn.functional.cross_entropy(
-                            torch.from_numpy(logits_nk), torch.from_numpy(val_targets_n)
-                        )
-                    ),
-                    5,
-                ),
-                "seconds": round(time.perf_counter() - started, 1),
-                "cpu_seconds": round(time.process_time() - cpu_started, 1),
-            }
-            history.append(row)
-            if worker.rank > 0:
-                worker.report(row)
-                continue
-            last = epoch + 1 == recipe.epochs
-            if last or time.monotonic() - saved_at >= CHECKPOINT_SECONDS:
-                state = {
-                    "recipe_key": key,
-                    "labels": list(labels),
-                    "history": history,
-                    "kept": kept.state_dict(),
-                }
-                if (
-                    not last
-                ):  # a finished run is not continued, and is a quarter as large without these
-                    state |= {"model": model.state_dict(), "average": average.state_dict()}
-                    state |= {"optimizer": optimizer.state_dict()}
-                checkpoint.save(run, state)
-                saved_at = time.monotonic()
-            _write_history(run, history)
-            console.print(
-                f"epoch {row['epoch']:3d}  loss {row['train_loss']:.3f}  "
-                f"val accuracy {row['val_accuracy']:.3f}  {row['seconds']:.0f} s",
-                highlight=False,
-            )
-            worker.report(row)
-    return history[-1]
+    return DistributedDataParallel(trainer.model) if worker.count > 1 else trainer.model
 
 
-def load_trained(
-    run: Path, map_location: str = "cpu"
-) -> tuple[Classifier, tuple[str, ...], TrainConfig]:
-    """Return (model in evaluation mode, labels, configuration) of a finished or running run.
+def _loss(
+    config: TrainConfig, trainer: Trainer, learner: nn.Module, x_nhwc: Tensor, y_nk: Tensor
+) -> Tensor:
+    """Return the loss of a batch, a scalar: by its labels, and by the teachers' answer to it."""
+    recipe = config.recipe
+    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.bf16):
+        logits, _ = learner(x_nhwc)
+        loss: Tensor = trainer.loss(logits, y_nk)
+        if trainer.teachers is not None:
+            target_nk = trainer.teachers(x_nhwc)
+            taught = distillation_loss(logits, target_nk, recipe.teacher_temperature)
+            loss = (1 - recipe.teacher_weight) * loss + recipe.teacher_weight * taught
+    return loss
 
-    Raises:
-        ConfigError: the folder holds no run, or one of a version with other settings.
+
+def _note(epoch: int, epochs: int, history: list[Row]) -> str:
+    """Return what the progress bar says; the loss of this epoch would wait for the GPU."""
+    last_loss = f" loss {history[-1]['train_loss']:.3f}" if history else ""
+    return f"epoch {epoch + 1}/{epochs}{last_loss}"
+
+
+def _state(
+    trainer: Trainer, key: str, labels: tuple[str, ...], history: list[Row], last: bool
+) -> dict[str, Any]:
+    """Return what the checkpoint holds.
+
+    A finished run is not continued, and is a quarter as large without what learns.
     """
-    state = checkpoint.load(run)
-    if state is None or not (run / "config.json").is_file():
-        raise ConfigError(
-            f"{run}: no training run there. Make one with 'binsight train --out {run}'."
-        )
-    config = load(
-        TrainConfig, run / "config.json"
-    )  # JSON is YAML; a key of an earlier version is reported by its name
-    labels = tuple(state["labels"])
-    model = Classifier(config.model.name, len(labels), config.model.dropout)
-    model.load_state_dict(state["kept"])
-    return model.to(map_location).eval(), labels, config
-
-
-def prepare(samples: tuple[Sample, ...], spec: PreprocessSpec) -> Pixels:
-    """Return images as network input: uint8, n x height x width x 3.
-
-    Raises:
-        DatasetError: some cannot be read; the message names them.
-    """
-    images = Images(samples, 0)
-    images.read_all()
-    return np.concatenate([preprocess(pixels, spec) for pixels in images])
-
-
-def predict_logits(model: nn.Module, x_nhwc: Pixels, device: torch.device) -> NDArray[np.float32]:
-    """Return float32 logits, images x labels, in evaluation mode and full precision."""
-    model.eval()
-    with torch.inference_mode():
-        rows = [
-            model(torch.from_numpy(x).to(device))[0].float()
-            for x in np.array_split(x_nhwc, -(-len(x_nhwc) // 32))
-        ]
-        return np.asarray(torch.cat(rows).cpu().numpy(), dtype=np.float32)
-
-
-def _write_history(run: Path, history: list[dict[str, Any]]) -> None:
-    write_atomically(
-        run / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history).encode()
-    )
-
-
-def _document(config: TrainConfig) -> bytes:
-    try:
-        return config.model_dump_json(indent=2).encode()
-    except PydanticSerializationError as error:
-        raise ConfigError(
-            "data, model, out: a path is not UTF-8, and the run's settings could not be kept"
-        ) from error
-
-
-def _device(config: TrainConfig) -> torch.device:
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda was asked for, and torch sees no GPU; use auto or cpu")
-    use_gpu = config.device != "cpu" and torch.cuda.is_available()
-    if use_gpu:  # the same seed gives the same figures, at some cost of time
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
-    return torch.device("cuda" if use_gpu else "cpu")
-
-
-def bf16_is_fast() -> bool:
-    """Return whether this CPU has matrix units for bfloat16 (AMX), and torch uses them.
-
-    AVX512-BF16 alone does not pay: on an AMD EPYC that has it an epoch took 15 s, in float32 11.
-    """
-    amx = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    return amx and torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")
-
-
-def _loader_workers(config: TrainConfig, device: torch.device) -> int:
-    if config.loader_workers is not None:
-        return config.loader_workers
-    return max(1, len(os.sched_getaffinity(0)) - 1) if device.type == "cuda" else 0
-
-
-def _load_teachers(
-    config: TrainConfig, labels: tuple[str, ...], device: torch.device
-) -> list[tuple[Classifier, int]]:
-    """Return the networks of the finished runs that are named, each with the side of its input in pixels."""
-    models: list[tuple[Classifier, int]] = []
-    for run in config.teachers:
-        model, its_labels, its_config = load_trained(run)
-        if its_labels != labels:
-            raise ConfigError(
-                f"teachers: {run} knows {', '.join(its_labels)}; this run's labels are "
-                f"{', '.join(labels)}"
-            )
-        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        models.append((model, its_config.model.size_px))
-    return models
-
-
-def _mixed(x_nhwc: Tensor, recipe: RecipeConfig, rng: np.random.Generator) -> tuple[Tensor, float]:
-    """Return a batch mixed with itself in reverse, and the share that each image keeps of itself.
-
-    Source: Zhang et al., "mixup", ICLR 2018; Yun et al., "CutMix", ICCV 2019.
-    """
-    if recipe.cutmix and rng.random() < recipe.cutmix:
-        height, width = x_nhwc.shape[1:3]
-        cut = np.sqrt(1 - rng.beta(1, 1))
-        cut_h = int(height * cut)
-        cut_w = int(width * cut)
-        top = int(rng.integers(height - cut_h + 1))
-        left = int(rng.integers(width - cut_w + 1))
-        mixed = x_nhwc.clone()
-        mixed[:, top : top + cut_h, left : left + cut_w] = x_nhwc.flip(0)[
-            :, top : top + cut_h, left : left + cut_w
-        ]
-        return mixed, 1 - cut_h * cut_w / (height * width)
-    if recipe.mixup_alpha:
-        share = float(rng.beta(recipe.mixup_alpha, recipe.mixup_alpha))
-        return share * x_nhwc.float() + (1 - share) * x_nhwc.flip(0).float(), share
-    return x_nhwc, 1.0
-
-
-def _distance(logits: Tensor, target_nk: Tensor, temperature: float) -> Tensor:
-    """Return the Kullback-Leibler divergence from the teachers' softened answer, scaled back by the temperature."""
-    student = torch.log_softmax(logits.float() / temperature, 1)
-    return nn.functional.kl_div(student, target_nk, reduction="batchmean") * temperature**2
-
-
-def _parameter_groups(model: Classifier, recipe: RecipeConfig) -> list[dict[str, Any]]:
-    # Biases and normalisation are not decayed.
-    # Source: He et al., "Bag of Tricks for Image Classification with CNNs", CVPR 2019, section 3.1.
-    stages: list[list[nn.Module]] = [*model.stages(), [model.head]]
-    staged = {id(p) for stage in stages for module in stage for p in module.parameters()}
-    groups = []
-    for depth, stage in enumerate(reversed(stages)):
-        parameters = [p for module in stage for p in module.parameters() if p.requires_grad]
-        if (
-            depth == len(stages) - 1
-        ):  # what belongs to the network and to no stage of it, such as a class token
-            parameters += [p for p in model.parameters() if id(p) not in staged]
-        share = recipe.layer_decay ** max(
-            depth - 1, 0
-        )  # the head learns at full rate, as the stage before it
-        for some, decay in (
-            ([p for p in parameters if p.ndim > 1], recipe.weight_decay),
-            ([p for p in parameters if p.ndim <= 1], 0.0),
-        ):
-            if some:
-                groups.append({"params": some, "weight_decay": decay, "share": share})
-    return groups
-
-
-def _label_weights(train: Dataset, labels: tuple[str, ...]) -> Tensor:
-    counts = train.counts()
-    weights = np.array([counts[label] for label in labels], dtype=np.float64) ** -0.5
-    return torch.tensor(weights / weights.mean(), dtype=torch.float32)
-
-
-def _schedule(epoch: float, recipe: RecipeConfig) -> float:
-    """Return the learning rate as a share of the peak: linear warm-up, then half a cosine down to a hundredth."""
-    if epoch < recipe.warmup_epochs:
-        return float((epoch + 0.02) / (recipe.warmup_epochs + 0.02))
-    done = (epoch - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
-    return float(0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(done, 1.0))))
-
-
-def _mix(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
+    state: dict[str, Any] = {
+        "recipe_key": key,
+        "labels": list(labels),
+        "history": history,
+        "kept": trainer.kept.state_dict(),
+    }
+    if not last:
+        state |= {
+            "model": trainer.model.state_dict(),
+            "average": trainer.average.state_dict(),
+            "optimizer": trainer.optimizer.state_dict(),
+            "schedule": trainer.schedule.state_dict(),
+        }
+    return state

@@ -33,7 +33,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def settings(images: Path) -> list[str]:
-    """Settings of a training that takes seconds; resnet18 learns from nothing within them."""
+    """Settings of a training that takes seconds; resnet18 learns from nothing within them.
+
+    Without what only a longer training is better for.
+    """
     return [
         f"data.root={images}",
         "model.name=resnet18",
@@ -42,6 +45,15 @@ def settings(images: Path) -> list[str]:
         "recipe.batch_size=16",
         "recipe.ema_decay=0.9",
         "recipe.mixup_alpha=0.2",
+        "data.outliers_simulated=0",
+        "recipe.background_swap=0",
+        "recipe.cutmix=0",
+        "recipe.mixup_off_epochs=0",
+        "recipe.warmup_epochs=1",
+        "recipe.outlier_share=0.2",
+        "recipe.class_weighted=true",
+        "recipe.freeze_stages=0",
+        "recipe.layer_decay=1",
     ]
 
 
@@ -68,14 +80,14 @@ def bundles(run: Path) -> tuple[Path, Path]:
     from training.data import open_training_data
     from training.export import export
     from training.quantize import quantize
-    from training.recipes.finetune import load_trained
+    from training.runs import load_trained
 
     export(run, run / "float.onnx")
     _, _, config = load_trained(run)
     train, val = open_training_data(config.data, config.seed, run / "images")
     # The gate has a test of its own; a network that saw 240 images may lose a lot to int8.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.quantize.MAX_ACCURACY_LOSS", 1.0)
-        patch.setattr("training.quantize.MAX_LABEL_LOSS", 1.0)
+        patch.setattr("training.gate.MAX_ACCURACY_LOSS", 1.0)
+        patch.setattr("training.gate.MAX_LABEL_LOSS", 1.0)
         quantize(run / "float.onnx", run / "int8.onnx", train, val)
     return run / "float.onnx", run / "int8.onnx"

@@ -35,11 +35,11 @@ def test_an_item_is_found_on_an_unevenly_lit_board_and_its_shadow_is_not() -> No
 @pytest.mark.parametrize(
     "image", [_board(), np.full((240, 320, 3), (60, 110, 160), np.uint8)], ids=["empty", "brown"]
 )
-def test_nothing_is_cut_out_where_there_is_no_item_or_no_board(image: np.ndarray) -> None:
+def test_no_mask_is_found_where_there_is_no_item_or_no_board(image: np.ndarray) -> None:
     assert item_mask(image) is None
 
 
-def test_most_photographs_can_be_cut_out(shared: Path) -> None:
+def test_most_photographs_have_a_mask(shared: Path) -> None:
     samples = open_dataset(shared / "data/trashnet").select("val").samples[::12]
     found = [item_mask(read_image(s.path)) is not None for s in samples]
     assert np.mean(found) > 0.7

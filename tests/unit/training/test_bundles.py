@@ -17,13 +17,12 @@ from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
-from configs import load  # noqa: E402
-from edge_runtime.classify import Classifier  # noqa: E402
-from training import checkpoint  # noqa: E402
-from training.commands import app  # noqa: E402
-from training.config import TrainConfig  # noqa: E402
-from training.data import Images, open_training_data  # noqa: E402
-from training.evaluate import (  # noqa: E402
+from configs import load
+from edge_runtime.classify import Classifier
+from training.commands import app
+from training.config import TrainConfig
+from training.data import Images, open_training_data
+from training.evaluate import (
     Outputs,
     evaluate,
     open_session,
@@ -31,18 +30,20 @@ from training.evaluate import (  # noqa: E402
     trained_groups,
     with_outliers,
 )
-from training.export import compare_with_torch, export  # noqa: E402
-from training.models import build  # noqa: E402
-from training.quantize import VIEWS, compare, part, quantize, views  # noqa: E402
-from training.recipes.finetune import finetune, load_trained  # noqa: E402
-from training.report import write_evaluation, write_report  # noqa: E402
-from training.warmstart import warm_start  # noqa: E402
-from vision.bundle import read_bundle, read_manifest, write_bundle  # noqa: E402
-from vision.datasets import UNKNOWN, open_dataset, read_image  # noqa: E402
-from vision.errors import BundleError, ConfigError, DatasetError  # noqa: E402
-from vision.preprocess import preprocess  # noqa: E402
-from vision.simulator.dataset import simulator_dataset  # noqa: E402
-from vision.simulator.scene import render  # noqa: E402
+from training.export import compare_with_torch, export
+from training.gate import VIEWS, compare, part, views
+from training.models import build
+from training.quantize import quantize
+from training.recipes.finetune import finetune
+from training.report import write_evaluation, write_report
+from training.runs import Run, load_trained
+from training.warmstart import warm_start
+from vision.bundle import read_bundle, read_manifest, write_bundle
+from vision.datasets import UNKNOWN, open_dataset, read_image
+from vision.errors import BundleError, ConfigError, DatasetError
+from vision.preprocess import preprocess
+from vision.simulator.dataset import simulator_dataset
+from vision.simulator.scene import render
 
 
 def test_float_bundle_agrees_with_torch_and_both_precisions_are_stamped(
@@ -99,9 +100,9 @@ def test_quantize_refuses_a_bundle_that_loses_too_much(
     data = open_dataset(images)
     for key in ("MAX_ACCURACY_LOSS", "MAX_LABEL_LOSS"):
         with monkeypatch.context() as patch:
-            patch.setattr("training.quantize.MAX_ACCURACY_LOSS", 1.0)
-            patch.setattr("training.quantize.MAX_LABEL_LOSS", 1.0)
-            patch.setattr(f"training.quantize.{key}", -1.0)
+            patch.setattr("training.gate.MAX_ACCURACY_LOSS", 1.0)
+            patch.setattr("training.gate.MAX_LABEL_LOSS", 1.0)
+            patch.setattr(f"training.gate.{key}", -1.0)
             with pytest.raises(
                 BundleError, match=r"int8 loses too much(.|\n)*label +images +float +int8"
             ):
@@ -234,7 +235,7 @@ def test_only_a_set_that_the_bundle_was_trained_on_has_near_duplicates_in_traini
 def test_a_run_is_exported_and_quantised_with_the_data_it_was_trained_on_and_no_other(
     bundles: tuple[Path, Path], run: Path, images: Path, tmp_path: Path
 ) -> None:
-    """An image that moves from train to val would be measured as one that the network has not seen."""
+    """An image that moves from train to val would be measured as one not seen in training."""
     shutil.copytree(images, tmp_path / "images")
     shutil.copytree(run, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
@@ -259,9 +260,8 @@ def test_a_run_is_exported_and_quantised_with_the_data_it_was_trained_on_and_no_
         ],
     )
     assert "trained on other data" in str(done.exception)
-    checkpoint.save(
-        tmp_path / "run", {**(checkpoint.load(run) or {}), "history": []}
-    )  # it was trained again
+    # It was trained again.
+    Run(tmp_path / "run").save({**(Run(run).checkpoint() or {}), "history": []})
     done = CliRunner().invoke(
         app,
         ["quantize", str(bundles[0]), "--run", str(tmp_path / "run"), "--out", str(tmp_path / "q")],
@@ -294,7 +294,7 @@ def test_evaluating_on_labels_that_the_bundle_lacks_is_an_error(
 
 
 def test_no_sum_of_two_products_of_int8_can_saturate_in_16_bits(bundles: tuple[Path, Path]) -> None:
-    """A uint8 activation of 255 times two weights of at most 64: an x86 without VNNI adds these in 16 bits."""
+    """An x86 without VNNI adds, in 16 bits, two products of a uint8 activation and a weight."""
     graph = onnx.load(str(bundles[1])).graph
     arrays = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     weights = [a for a in arrays.values() if a.dtype == np.int8 and a.ndim > 1]
@@ -327,9 +327,9 @@ def test_a_graph_that_this_processor_computes_wrongly_is_no_bundle(
 ) -> None:
     _, _, config = load_trained(run)
     train, val = open_training_data(config.data, config.seed, run / "images")
-    monkeypatch.setattr("training.quantize.MAX_ACCURACY_LOSS", 1.0)
-    monkeypatch.setattr("training.quantize.MAX_LABEL_LOSS", 1.0)
-    monkeypatch.setattr("training.quantize.MIN_MEAN_COSINE", 1.1)
+    monkeypatch.setattr("training.gate.MAX_ACCURACY_LOSS", 1.0)
+    monkeypatch.setattr("training.gate.MAX_LABEL_LOSS", 1.0)
+    monkeypatch.setattr("training.gate.MIN_MEAN_COSINE", 1.1)
     with pytest.raises(
         BundleError, match=r"this processor computes the int8 graph wrongly: .*labels differ"
     ):

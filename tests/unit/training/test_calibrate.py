@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from training.calibrate import cross_fitted_figures, fit_policy
-from training.export import held_out
+from training.stamp import held_out
 from vision.datasets import Dataset, Sample
 from vision.decision import softmax
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def _arguments(images: Path, *more: str) -> list[str]:
         "model.size_px=48",
         "recipe.batch_size=16",
         "recipe.ema_decay=0.9",
+        "data.outliers_simulated=0",
+        "recipe.background_swap=0",
+        "recipe.cutmix=0",
+        "recipe.mixup_alpha=0.2",
+        "recipe.warmup_epochs=1",
+        "recipe.class_weighted=true",
+        "recipe.freeze_stages=0",
+        "recipe.layer_decay=1",
         *more,
     )
     return [word for key in keys for word in ("--set", key)]
@@ -98,7 +107,7 @@ def test_two_workers_train_together_and_outlive_a_killed_one(images: Path, tmp_p
             if not before and rows and len(workers) >= 2:
                 os.kill(max(workers), signal.SIGKILL)
                 before = rows
-            time.sleep(0.05)
+            threading.Event().wait(0.05)
     assert process.returncode == 0, (tmp_path / "log").read_text()
     lines = (out / "history.jsonl").read_text().splitlines()
     history = [json.loads(line) for line in lines]

@@ -123,6 +123,32 @@ def test_what_is_wrong_is_refused_and_leaves_nothing(
     assert not (tmp_path.parent / "outside.txt").exists()
 
 
+def test_an_archive_beyond_the_limit_is_refused_while_it_comes(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came: list[int] = []
+    monkeypatch.setattr("training.public.CHUNK_BYTES", 64)
+    monkeypatch.setattr("training.public.MAX_ARCHIVE_BYTES", 200)
+    with pytest.raises(DatasetError, match="refused"):
+        fetch("trashnet", tmp_path / "set", f"{server}/good.zip", advance=came.append)
+    assert sum(came) == 192
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["/none.zip", "/chunked.zip", "/page.zip", "/good.zip"])
+def test_an_address_is_shown_without_its_secrets(
+    server: str, tmp_path: Path, path: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret = server.replace("http://", "http://someone:hunter2@") + path
+    with pytest.raises(DatasetError, match="127") as failure:
+        fetch("trashnet", tmp_path / "set", secret, "0" * 64)
+    with pytest.raises(DatasetError, match=r"cannot be downloaded .*refused") as unreachable:
+        fetch("trashnet", tmp_path / "set", "http://someone:hunter2@127.0.0.1:1/x?key=hunter2")
+    printed = capfd.readouterr()
+    for text in (str(failure.value), str(unreachable.value), printed.out, printed.err):
+        assert "hunter2" not in text
+
+
 def test_a_zip_packed_on_windows_has_folders(server: str, tmp_path: Path) -> None:
     assert fetch("trashnet", tmp_path / "set", f"{server}/dotnet.zip").files == 2
     assert open_dataset(tmp_path / "set").labels() == {"glass", "paper"}

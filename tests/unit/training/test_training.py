@@ -15,17 +15,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from configs import load  # noqa: E402
-from training import checkpoint  # noqa: E402
-from training.augment import _warp, augmented_input  # noqa: E402
-from training.config import RecipeConfig, TrainConfig  # noqa: E402
-from training.data import NO_LABEL, Batches, Images, open_outliers, stream  # noqa: E402
-from training.models import build  # noqa: E402
-from training.recipes.finetune import bf16_is_fast, finetune, load_trained, predict_logits, prepare  # noqa: E402
-from vision.datasets import Sample, open_dataset  # noqa: E402
-from vision.errors import ConfigError, DatasetError  # noqa: E402
-from vision.preprocess import PreprocessSpec, preprocess  # noqa: E402
-from vision.simulator.dataset import simulator_dataset  # noqa: E402
+from configs import load
+from training.augment import _warp, augmented_input
+from training.batches import NO_LABEL, Batches, stream
+from training.config import RecipeConfig, TrainConfig
+from training.data import Images, open_outliers, prepare
+from training.device import ALONE, Worker, bf16_is_fast
+from training.models import build, predict_logits
+from training.recipes.finetune import finetune
+from training.runs import Run, load_trained
+from vision.datasets import Sample, open_dataset
+from vision.errors import ConfigError, DatasetError
+from vision.preprocess import PreprocessSpec, preprocess
+from vision.simulator.dataset import simulator_dataset
 
 NETWORK = "resnet18"
 
@@ -64,6 +66,7 @@ def test_a_killed_run_ends_exactly_like_one_that_was_not(
     shipped_kind = (  # the ingredients of the recipe that ships
         "recipe.epochs=3",
         "recipe.mixup_off_epochs=1",
+        "recipe.cutmix=0.5",
         "recipe.background_swap=0.4",
         "recipe.freeze_stages=2",
         "recipe.layer_decay=0.9",
@@ -90,10 +93,10 @@ def test_a_killed_run_ends_exactly_like_one_that_was_not(
     process.wait()
     process.stderr.close()
     killed = whole.model_copy(update={"out": tmp_path / "killed"})
-    assert 1 <= len((checkpoint.load(killed.out) or {})["history"]) < 3
+    assert 1 <= len((Run(killed.out).checkpoint() or {})["history"]) < 3
     finetune(killed)
-    a = checkpoint.load(whole.out)
-    b = checkpoint.load(killed.out)
+    a = Run(whole.out).checkpoint()
+    b = Run(killed.out).checkpoint()
     assert a is not None
     assert b is not None
     timeless = [
@@ -123,7 +126,7 @@ def test_a_run_of_another_version_is_reported_by_the_setting_that_is_strange(
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(ConfigError, match=r"checkpoint\.pt: not a readable checkpoint"):
-        checkpoint.load(tmp_path)
+        Run(tmp_path).checkpoint()
 
 
 def test_a_set_of_outliers_that_brings_none_is_an_error_and_the_map_holds_for_it_too(
@@ -229,19 +232,18 @@ def test_frozen_stages_keep_their_weights_and_statistics(
     assert not same[5]
 
 
-def _batches(images: Path, seed: int, worker: tuple[int, int] = (0, 1), **recipe: Any) -> Batches:
+def _batches(images: Path, seed: int, worker: Worker = ALONE, **recipe: Any) -> Batches:
     samples = open_dataset(images).select("train").samples
     targets = np.arange(len(samples))
     targets[::7] = NO_LABEL
     settings = RecipeConfig(batch_size=16, outlier_share=0.1, **recipe)
-    return Batches(
-        Images(samples), targets, TrainConfig().model.preprocess(), settings, seed, worker=worker
-    )
+    config = TrainConfig(recipe=settings, seed=seed)
+    return Batches(Images(samples), targets, config, worker=worker)
 
 
 def test_workers_together_make_exactly_the_batches_of_one(images: Path) -> None:
     whole = _batches(images, 1)
-    parts = [_batches(images, 1, (rank, 2)) for rank in range(2)]
+    parts = [_batches(images, 1, Worker(rank, 2)) for rank in range(2)]
     assert (
         whole.steps == parts[0].steps == parts[1].steps == whole.length // 16
     )  # a batch of one is left out
@@ -254,9 +256,11 @@ def test_workers_together_make_exactly_the_batches_of_one(images: Path) -> None:
 
 def test_an_epoch_is_the_same_whoever_makes_it_and_covers_every_image(images: Path) -> None:
     batches = _batches(images, 0)
+    state = torch.random.get_rng_state()
     in_thread, in_processes = (
         list(stream(batches, range(2), workers, pin=False)) for workers in (0, 2)
     )
+    assert torch.equal(torch.random.get_rng_state(), state)  # a continued run would differ by it
     assert len(in_thread) == len(in_processes) == 2 * batches.steps
     for (x, y), (x_too, y_too) in zip(in_thread, in_processes, strict=True):
         assert torch.equal(x, x_too)
@@ -279,9 +283,7 @@ def test_a_set_named_in_repeat_is_shown_so_often_and_differently(images: Path) -
     batches = Batches(
         Images(samples),
         np.arange(20),
-        TrainConfig().model.preprocess(),
-        RecipeConfig(batch_size=30),
-        0,
+        TrainConfig(recipe=RecipeConfig(batch_size=30)),
         repeats_n=shown,
     )
     x, y = batches[0, 0]

@@ -1,0 +1,180 @@
+"""What int8 may cost: how it is measured, and beyond what it is refused.
+
+Against its own float bundle by what both get right, and against the exact computation of the same
+graph by what this processor's kernels make of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from training.evaluate import Outputs, Session
+from training.progress import Progress
+from vision.datasets import Dataset, read_image
+from vision.frames import Pixels
+from vision.manifest import Manifest
+from vision.preprocess import preprocess
+
+# What int8 may cost against its own float bundle on val: in all, and on any one label; each image
+# in VIEWS ways.
+MAX_ACCURACY_LOSS = 0.005
+# What this processor's kernels may differ by from the exact computation, over the val images as
+# they are: rounding in other places moves a few. Saturation moves many, and far
+# (docs/decisions/0011).
+MAX_OTHER_LABELS = 0.01
+MIN_MEAN_COSINE = 0.999
+MAX_LABEL_LOSS = 0.02
+# Each image is scored in all turns and flips: an item lies any way up, and one image of a rare
+# label is more than two points of it, so that a loss could not be told from luck.
+VIEWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """How far two computations of one graph are apart, over n images.
+
+    Attributes:
+        images: n.
+        other_labels: images that get another label.
+        logit: greatest difference of a logit.
+        least_cosine, mean_cosine: between the two embeddings of an image.
+    """
+
+    images: int
+    other_labels: int
+    logit: float
+    least_cosine: float
+    mean_cosine: float
+
+    def too_much(self) -> bool:
+        """Return whether this is more than rounding."""
+        return (
+            self.other_labels > max(1, MAX_OTHER_LABELS * self.images)
+            or self.mean_cosine < MIN_MEAN_COSINE
+        )
+
+    def message(self) -> str:
+        """Return a line for people."""
+        return (
+            f"{self.other_labels} of {self.images} labels differ from the exact computation, a "
+            "logit by "
+            f"{self.logit:.2g}, an embedding's cosine down to {self.least_cosine:.4f} (mean "
+            f"{self.mean_cosine:.5f})"
+        )
+
+
+def part(here: Outputs, exact: Outputs) -> Gap:
+    """Return how far the outputs of two computations of one graph are apart."""
+    a = here.embeddings_nd
+    b = exact.embeddings_nd
+    cosines = (a * b).sum(1) / np.maximum(
+        np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12
+    )
+    other = int((here.logits_nk.argmax(1) != exact.logits_nk.argmax(1)).sum())
+    greatest = float(np.abs(here.logits_nk - exact.logits_nk).max())
+    return Gap(len(a), other, greatest, float(cosines.min()), float(cosines.mean()))
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What int8 gets right against float, over all views of the same images.
+
+    Attributes:
+        images: of each label.
+        before, after: accuracy of each label, float and int8, 0..1.
+        overall: accuracy of float minus that of int8.
+        upright: the same on the images as they are, once each.
+    """
+
+    images: Mapping[str, int]
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    overall: float
+    upright: float
+
+    def too_much(self) -> bool:
+        """Return whether the bundle must be refused."""
+        worst = max(self.before[label] - self.after[label] for label in self.before)
+        return max(self.overall, self.upright) > MAX_ACCURACY_LOSS or worst > MAX_LABEL_LOSS
+
+    def table(self) -> str:
+        """Return a table for people: where it is lost."""
+        rows = [f"{'label':<12}{'images':>9}{'float':>8}{'int8':>8}{'lost':>8}"]
+        for label, before in self.before.items():
+            lost = before - self.after[label]
+            mark = "  over the limit" if lost > MAX_LABEL_LOSS else ""
+            rows.append(
+                f"{label:<12}{self.images[label]:>9}{before:>8.3f}{self.after[label]:>8.3f}{lost:>8.3f}{mark}"
+            )
+        rows.append(
+            f"lost in all {self.overall:.4f}, upright alone {self.upright:.4f}; "
+            f"allowed {MAX_ACCURACY_LOSS} in all, {MAX_LABEL_LOSS} on a label, "
+            f"each image in {VIEWS} turns and flips"
+        )
+        return "\n".join(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain form that a manifest stores."""
+        lost = {label: round(self.before[label] - self.after[label], 5) for label in self.before}
+        return {
+            "views_of_each_image": VIEWS,
+            "lost": round(self.overall, 5),
+            "lost_upright": round(self.upright, 5),
+            "lost_on": lost,
+        }
+
+
+def compare(
+    before: Session,
+    after: Session,
+    manifest: Manifest,
+    val: Dataset,
+    progress: Progress = iter,
+) -> Loss:
+    """Run two graphs over every view of the images, and count what each gets right.
+
+    Args:
+        before: the float graph.
+        after: the int8 graph.
+        manifest: of both.
+        val: the images.
+        progress: wraps the images, for a progress bar.
+    """
+    labels = manifest.labels
+    right = np.zeros((2, len(labels)))
+    upright = [0, 0]
+    images = np.zeros(len(labels), dtype=np.int64)
+    tensors = manifest.tensors
+    for sample in progress(val.samples):
+        truth = labels.index(sample.label)
+        images[truth] += 1
+        for turn, view in enumerate(views(read_image(sample.path))):
+            x_nhwc = preprocess(view, manifest.preprocess)
+            for row, session in enumerate((before, after)):
+                (logits,) = session.run([tensors.logits], {tensors.input: x_nhwc})
+                correct = bool(logits[0].argmax() == truth)
+                right[row, truth] += correct
+                upright[row] += correct and turn == 0
+    there = images > 0
+    shares = right[:, there] / (VIEWS * images[there])
+    names = [label for label, is_there in zip(labels, there, strict=True) if is_there]
+    return Loss(
+        dict(zip(names, images[there].tolist(), strict=True)),
+        dict(zip(names, shares[0].tolist(), strict=True)),
+        dict(zip(names, shares[1].tolist(), strict=True)),
+        float((right[0].sum() - right[1].sum()) / (VIEWS * images.sum())),
+        (upright[0] - upright[1]) / int(images.sum()),
+    )
+
+
+def views(pixels_hwc: Pixels) -> list[Pixels]:
+    """Return an image in its eight turns and flips."""
+    return [
+        np.ascontiguousarray(np.rot90(side, turn))
+        for side in (pixels_hwc, pixels_hwc[:, ::-1])
+        for turn in range(4)
+    ]
