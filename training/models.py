@@ -179,11 +179,12 @@ def _network(name: str) -> nn.Module:
     try:
         if library:
             return timm.create_model(own_name)
-        return torchvision.models.get_model(own_name, weights=None)
+        network: nn.Module = torchvision.models.get_model(own_name, weights=None)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"model.name: {library or 'torchvision'} has no classifier {own_name!r}"
         ) from error
+    return network
 
 
 def _pretrained_state(name: str) -> dict[str, Tensor]:
@@ -209,7 +210,9 @@ def _file_state(path: Path) -> dict[str, Tensor]:
 
 
 def _last_linear(backbone: nn.Module, name: str) -> str:
-    linear = [path for path, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    linear: list[str] = [
+        path for path, module in backbone.named_modules() if isinstance(module, nn.Linear)
+    ]
     if not linear:
         raise ConfigError(
             f"model.name: {name} does not end in a linear layer; choose another classifier"

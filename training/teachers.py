@@ -77,7 +77,7 @@ class Teachers:
 
     def _record(self, x_nhwc: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
         x_static = x_nhwc.clone()
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # what libraries set up at first use must not be recorded
             for _ in range(3):

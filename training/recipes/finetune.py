@@ -165,9 +165,8 @@ def set_up(config: TrainConfig, data: TrainingData) -> Trainer:
     target_rows = torch.cat([torch.eye(labels), torch.full((1, labels), 1 / labels)])
     groups = parameter_groups(model, recipe)
     optimizer = torch.optim.AdamW(groups, fused=device.type == "cuda" or None)
-    average = AveragedModel(
-        model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
-    )
+    follow = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
     return Trainer(
         model=model,
         frozen=frozen,
@@ -218,7 +217,7 @@ def train_epoch(
             x_nchw, y_nk = mix(x_nchw, y_nk)
         loss = _loss(config, trainer, learner, x_nchw.permute(0, 2, 3, 1), y_nk)
         trainer.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(trainer.model.parameters(), MAX_GRADIENT_NORM)
         trainer.optimizer.step()
         trainer.schedule.step()
