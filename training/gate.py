@@ -29,7 +29,7 @@ MAX_OTHER_LABELS = 0.01
 MIN_MEAN_COSINE = 0.999
 MAX_LABEL_LOSS = 0.02
 # Each image is scored in all turns and flips: an item lies any way up, and one image of a rare
-# label is more than two points of it, so that a loss could not be told from luck.
+# label is more than two points of it, and a loss could not be distinguished from luck.
 VIEWS = 8
 
 

@@ -176,7 +176,7 @@ def _cores_each(resources: Mapping[str, float], processes: int) -> int:
 
 
 def _root_cause(error: BaseException) -> str:
-    """Return what the worker said, without Ray's layers around it."""
+    """Return the message of the worker's error, without Ray's layers around it."""
     failures = getattr(error, "worker_failures", None)
     cause: BaseException = next(iter(failures.values())) if failures else error
     while (below := getattr(cause, "cause", None) or cause.__cause__) is not None:

@@ -52,7 +52,7 @@ figure{margin:0}figure img{width:100%;border-radius:6px}figcaption{font-size:13p
 <div class="plots">{% for plot in plots %}{{ plot|safe }}{% endfor %}</div>
 <h2>The worst mistakes</h2>
 {% if worst %}<div class="worst">{% for m in worst %}<figure><img alt="{{ m.name }}" src="data:image/jpeg;base64,{{ m.jpeg }}">
-<figcaption>{{ m.truth }} taken for <b>{{ m.label }}</b>, {{ m.confidence }}<br>{{ m.name }}</figcaption></figure>{% endfor %}</div>
+<figcaption>{{ m.truth }} predicted as <b>{{ m.label }}</b>, {{ m.confidence }}<br>{{ m.name }}</figcaption></figure>{% endfor %}</div>
 {% else %}<p>None: every image was right.</p>{% endif %}
 </html>""")
 
@@ -288,7 +288,7 @@ def _confusion(matrix: Counts, labels: tuple[str, ...]) -> str:
             )
     axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
     axes.set_yticks(range(len(labels)), labels)
-    axes.set(xlabel="taken for", ylabel="is")
+    axes.set(xlabel="predicted", ylabel="true")
     return _svg(figure)
 
 

@@ -60,7 +60,7 @@ def warm_start(model: Classifier, labels: tuple[str, ...], bundle: Path, x_nhwc:
 
     Args:
         model: freshly built.
-        labels: of the model; rows of the head are taken over for labels that the bundle knows.
+        labels: of the model; rows of the head are copied for labels that the bundle knows.
         bundle: float or int8.
         x_nhwc: uint8 images of the model's input size, from which normalisation statistics are
             taken; 64 or more.
