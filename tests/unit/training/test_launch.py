@@ -94,7 +94,7 @@ def test_two_workers_train_together_and_outlive_a_killed_one(images: Path, tmp_p
             stdout=log,
             stderr=log,
         )
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 700
         before = list[str]()
         while process.poll() is None:
             assert time.monotonic() < deadline, (tmp_path / "log").read_text()
