@@ -102,15 +102,16 @@ def test_bare_edge_install_is_small_and_starts_fast(bare: Path) -> None:
     )
     assert size_mb < EDGE_MAX_MB
 
-    def import_s(modules: str) -> float:
-        code = (
-            f"import time; t = time.perf_counter(); import {modules}; "
-            "print(time.perf_counter() - t)"
-        )
-        return min(float(_python(code, str(bare / "bin" / "python"), bare)) for _ in range(3))
-
-    libraries = import_s("apsw, cv2, httpx2, onnxruntime, pydantic, yaml")
-    own = import_s("edge_runtime.app")
+    # Both in one process, and the best of several: a busy machine slows both.
+    code = (
+        "import time; t = time.perf_counter(); "
+        "import apsw, cv2, httpx2, onnxruntime, pydantic, yaml; libraries = time.perf_counter(); "
+        "import edge_runtime.app; print(libraries - t, time.perf_counter() - t)"
+    )
+    rounds = [_python(code, str(bare / "bin" / "python"), bare).split() for _ in range(5)]
+    libraries, own = min(
+        ((float(a), float(b)) for a, b in rounds), key=lambda pair: pair[1] / pair[0]
+    )
     assert own < EDGE_IMPORT_MAX_TIMES * libraries
     print(
         f"bare edge install: {size_mb:.0f} MB, import {own:.2f} s, of its libraries alone "
