@@ -100,7 +100,7 @@ def run(
             loop.drain(stop, drain_s)
         finally:
             host.notify("STOPPING=1")
-            runner.attempt("the last health", lambda: report.step(clock.now().monotonic_ms))
+            runner.step_now(report, clock.now().monotonic_ms)
     if world and world.missed:
         log.warning("%d items were not seen or not readable; see truth.jsonl", world.missed)
     return report.current()

@@ -46,6 +46,7 @@ class Hazard:
         self._timing = timing
         self._count = 0
         self._to_note = ""
+        self._disk_problem = ""
         self._alarm_failed = ""
         self._alarm_due_ms = 0.0
         self._note_due_ms = 0.0
@@ -68,10 +69,7 @@ class Hazard:
         self._to_note = reason
         self._alarm_due_ms = 0.0
         self._pause_ms = self._timing.alarm_retry_ms
-        try:
-            self._note()
-        except OSError as error:  # tried again by `step`
-            log.error("hazard: %s", error)
+        self._note()
         self._give_alarm()
         log.warning("hazard: %s %s", reason, self._alarm_failed)
 
@@ -87,19 +85,25 @@ class Hazard:
             self._pause_ms = min(2 * self._pause_ms, self._timing.alarm_retry_max_ms)
         if now_ms >= self._note_due_ms:
             self._note_due_ms = now_ms + self._timing.disk_retry_ms
-            try:
-                self._note()
-            except OSError as error:
-                log.error("hazard: %s", error)
+            self._note()
 
     def status(self) -> HazardStatus:
         """Return what the health file says of hazards."""
         return HazardStatus(self._count, self._reason, self._alarm_failed)
 
     def _note(self) -> None:
-        if self._to_note:
+        """Write down what is not yet on the disk; `step` tries again what it does not take."""
+        if not self._to_note:
+            return
+        try:
             remember_hazard(self._state, self._to_note)
-            self._to_note = ""
+        except OSError as error:
+            if str(error) != self._disk_problem:  # once: a disk may be full for weeks
+                log.error("hazard: %s", error)
+            self._disk_problem = str(error)
+            return
+        self._to_note = ""
+        self._disk_problem = ""
 
     def _give_alarm(self) -> None:
         failed = self._actuator.alarm(self._reason)

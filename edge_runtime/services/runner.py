@@ -75,7 +75,7 @@ class Runner:
                 entry.pause_ms = _PAUSE_MS
                 entry.problem = ""
                 continue
-            self._count(type(entry.service).__name__, error, entry.problem)
+            self._note(entry.service, error, entry.problem)
             entry.problem = str(error)
             if isinstance(error, OSError):
                 entry.due_ms = now_ms + max(entry.service.period_ms, _DISK_PAUSE_MS)
@@ -88,16 +88,31 @@ class Runner:
         for entry in self._entries:
             entry.due_ms = 0.0
 
+    def step_now(self, service: Service, now_ms: float) -> None:
+        """Step one service, due or not.
+
+        Args:
+            service: which.
+            now_ms: monotonic clock.
+        """
+        error = failure_of(partial(service.step, now_ms))
+        if error is not None:
+            self._note(service, error, "")
+
     def attempt(self, name: str, step: Callable[[], object]) -> bool:
-        """Run what is no service in the same way; return whether it went well."""
+        """Run what is no service; whatever it throws is a fault. Return whether it went well."""
         error = failure_of(step)
         if error is not None:
-            self._count(name, error, "")
+            self._count(name, error)
         return error is None
 
-    def _count(self, name: str, error: Exception, before: str) -> None:
+    def _note(self, service: Service, error: Exception, before: str) -> None:
+        name = type(service).__name__
         if not isinstance(error, OSError):
-            self._faults.count += 1
-            log.error("fault in %s", name, exc_info=error)
+            self._count(name, error)
         elif str(error) != before:
             log.error("%s: %s", name, error)
+
+    def _count(self, name: str, error: Exception) -> None:
+        self._faults.count += 1
+        log.error("fault in %s", name, exc_info=error)

@@ -88,11 +88,14 @@ def test_an_alarm_that_failed_is_given_again_after_pauses_that_double(tmp_path: 
     assert lid.alarms == [HAZARD]  # given once
 
 
-def test_a_hazard_that_the_disk_does_not_take_is_noted_when_it_does(tmp_path: Path) -> None:
+def test_a_hazard_that_the_disk_does_not_take_is_noted_when_it_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "hazard.txt").mkdir()
     hazard = Hazard(tmp_path, Actuator(FakeLid(("residual",))), Timing())
     hazard.report(HAZARD)
     hazard.step(0.0)
+    assert caplog.text.count("hazard: [Errno") == 1  # a disk may be full for weeks
     (tmp_path / "hazard.txt").rmdir()
     hazard.step(4000.0)
     assert not (tmp_path / "hazard.txt").exists()
@@ -132,6 +135,17 @@ def test_services_are_stepped_by_their_period_and_after_failures_ever_less() -> 
     runner.step(4100.0)
     runner.step(4200.0)
     assert failing.steps[-2:] == [4100, 4200]
+
+
+def test_what_the_loop_throws_is_a_fault_also_if_it_is_an_os_error() -> None:
+    faults = Faults()
+    full = _Counting(0.0)
+    full.error = OSError(28, "No space left on device")
+    runner = Runner([full], faults)
+    runner.step_now(full, 0.0)
+    assert faults.count == 0
+    assert not runner.attempt("the bin's loop", lambda: full.step(0.0))
+    assert faults.count == 1
 
 
 def test_a_disk_that_does_not_take_the_hazard_does_not_delay_its_alarm(tmp_path: Path) -> None:
