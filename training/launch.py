@@ -10,7 +10,6 @@ nodes must see that folder and the data by the same path (a shared file system).
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from configs import with_values
-from configs.ray_address import must_be_ray
+from configs.ray_cluster import ray_cluster
 from training.config import TrainConfig
 from training.data import open_training_data
 from training.device import Worker
@@ -240,19 +239,5 @@ def _absolute(config: TrainConfig) -> TrainConfig:
 @contextmanager
 def _ray(address: str | None) -> Iterator[dict[str, float]]:
     """Join a cluster or start a local one, and yield what it has: CPU, GPU and so on."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    must_be_ray(address)
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address is None else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=False,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"--ray-address: Ray does not start or join: {error}") from error
-    try:
+    with ray_cluster(address):
         yield ray.cluster_resources()  # type: ignore[no-untyped-call]
-    finally:
-        ray.shutdown()

@@ -1,16 +1,19 @@
-"""Check that a Ray cluster answers where a setting says that one does.
+"""Join a Ray cluster, or start a local one: the same for training and for the hub.
 
-Ray itself waits for minutes and prints nothing. Ray is asked in a process of its own and not
-imported here.
+Ray itself waits for minutes where nobody answers and prints nothing, so the address is checked
+first, in a process of its own. Ray is imported only when a cluster is wanted.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from vision.errors import ConfigError
 
@@ -65,3 +68,33 @@ def must_be_ray(address: str | None) -> None:
         raise ConfigError(
             f"{key}: something answers at {wanted}, but it is no Ray cluster of this version"
         )
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Join a cluster or start a local one, and leave it at the end.
+
+    Args:
+        address: of the cluster's head, as for `must_be_ray`; None starts a local one.
+
+    Raises:
+        ConfigError: nobody is there, or no Ray; known within 20 seconds.
+    """
+    import ray  # noqa: PLC0415  takes seconds to import, and the bin has none
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    must_be_ray(address)
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"--ray-address: Ray does not start or join: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from configs.ray_address import must_be_ray
+from configs.ray_cluster import must_be_ray
 from vision.errors import ConfigError
 
 
