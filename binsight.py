@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-app.add_typer(training)  # train, tune, export, quantize, data
+app.add_typer(training)  # train, tune, export, quantize, card, data
 app.add_typer(edge, name="edge")
 app.add_typer(hub, name="hub")
 

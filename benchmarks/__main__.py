@@ -18,7 +18,9 @@ def main() -> None:
     """Print one JSON line for the machine and one for each measurement."""
     known = sorted(p.stem.removeprefix("bench_") for p in Path(__file__).parent.glob("bench_*.py"))
     # Half an hour each: they run only when named.
-    chosen = sys.argv[1:] or [name for name in known if name not in ("ablation", "crash", "soak")]
+    chosen = sys.argv[1:] or [
+        name for name in known if name not in ("ablation", "adaptation", "crash", "soak")
+    ]
     if unknown := sorted(set(chosen) - set(known)):
         sys.exit(f"error: no benchmark {', '.join(unknown)}; known: {', '.join(known)}")
     machine = {

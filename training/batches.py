@@ -45,7 +45,8 @@ class Batches(torch.utils.data.Dataset[tuple[Pixels, NDArray[np.int64]]]):
             and of images of no label; the seed of the order and of every change.
         swap: the items, if some are to be laid on other backgrounds; these get half of the
             augmentation, for they are varied already.
-        repeats_n: how often an epoch shows each; None for once.
+        repeats_n: how often an epoch shows each; None for once. A fraction is the share of such
+            images that an epoch shows once more, others in each.
         worker: which share of each batch to make; together the workers make all of it.
     """
 
@@ -55,7 +56,7 @@ class Batches(torch.utils.data.Dataset[tuple[Pixels, NDArray[np.int64]]]):
         targets_n: NDArray[np.int64],
         config: TrainConfig,
         swap: BackgroundSwap | None = None,
-        repeats_n: NDArray[np.int64] | None = None,
+        repeats_n: NDArray[np.float64] | None = None,
         worker: Worker = ALONE,
     ) -> None:
         self._images = images
@@ -66,11 +67,18 @@ class Batches(torch.utils.data.Dataset[tuple[Pixels, NDArray[np.int64]]]):
         self._swap = swap
         self._worker = worker
         labelled = np.flatnonzero(targets_n != NO_LABEL)
-        self._labelled = np.repeat(labelled, 1 if repeats_n is None else repeats_n[labelled])
+        often = np.ones(len(labelled)) if repeats_n is None else repeats_n[labelled]
+        self._labelled = np.repeat(labelled, often.astype(np.int64))
+        # Images that some epochs show once more, and how many of them an epoch does.
+        self._at_times = [
+            (some := labelled[often % 1 == share], round(share * len(some)))
+            for share in np.unique(often % 1)
+            if share
+        ]
         self._others = np.flatnonzero(targets_n == NO_LABEL)
-        self.length = len(self._labelled) + min(
-            round(self._recipe.outlier_share * len(self._labelled)), len(self._others)
-        )
+        known = len(self._labelled) + sum(count for _, count in self._at_times)
+        self._unknown = min(round(self._recipe.outlier_share * known), len(self._others))
+        self.length = known + self._unknown
         # Batch normalisation needs two images on each worker.
         self.steps = len(range(0, self.length - (2 * worker.count - 1), self._recipe.batch_size))
 
@@ -86,12 +94,13 @@ class Batches(torch.utils.data.Dataset[tuple[Pixels, NDArray[np.int64]]]):
         """
         epoch, step = at
         rng = np.random.default_rng([self._seed, epoch, 0])
-        some = rng.permutation(self._others)[: self.length - len(self._labelled)]
-        order = rng.permutation(len(self._labelled) + len(some))
+        others = rng.permutation(self._others)[: self._unknown]
+        order = rng.permutation(self.length)
         places = order[step * self._recipe.batch_size : (step + 1) * self._recipe.batch_size][
             self._worker.rank :: self._worker.count
         ]
-        chosen = np.concatenate([self._labelled, some])[places]
+        drawn = [rng.permutation(some)[:count] for some, count in self._at_times]
+        chosen = np.concatenate([self._labelled, *drawn, others])[places]
         # An image's place in the epoch tells two showings of it apart.
         inputs = [
             self._input(int(i), [self._seed, epoch, 1, int(p)])
@@ -156,7 +165,7 @@ def open_data(config: TrainConfig, run: Run, worker: Worker, console: Console) -
         torch.distributed.barrier()
     images = Images(train.samples + outliers.samples)
     images.read_all()
-    val_x_nhwc = prepare(val.samples, config.model.preprocess())
+    val_x_nhwc = prepare(val.samples, config.model.bundle_preprocess())
     seen = train.samples + outliers.samples
     known = [s.label if s.label in labels else None for s in seen]
     swap = None
@@ -174,9 +183,7 @@ def open_data(config: TrainConfig, run: Run, worker: Worker, console: Console) -
             np.array([NO_LABEL if label is None else labels.index(label) for label in known]),
             config,
             swap,
-            np.append(
-                repeats(config.data, train.samples), np.ones(len(outliers.samples), np.int64)
-            ),
+            np.append(repeats(config.data, train.samples), np.ones(len(outliers.samples))),
             worker,
         ),
         val_x_nhwc=val_x_nhwc,

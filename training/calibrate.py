@@ -23,6 +23,8 @@ Ints = NDArray[np.integer[Any]]
 TARGET_PRECISION = 0.95
 # Share of known items that the unknown test may turn away.
 KNOWN_TURNED_AWAY = 0.02
+# Share of harmless items that the alarm may sound for.
+HAZARD_FALSE_ALARMS = 0.01
 # A label is no single thing: bottles, jars and shards of glass lie apart (docs/decisions/0008).
 CENTROIDS_PER_LABEL = 8
 # A threshold fitted on fewer images than this says more about luck than about the label.
@@ -47,7 +49,7 @@ def fit_policy(
 
     For each label, the lowest confidence at which TARGET_PRECISION of the images called so are
     right; where no threshold reaches it, or there are under MIN_IMAGES, the label needs
-    TARGET_PRECISION itself as confidence.
+    TARGET_PRECISION itself as confidence. The alarm's threshold: see `hazard_threshold`.
     """
     temperature = fit_temperature(logits_nk, targets_n)
     probabilities = softmax(logits_nk, temperature)
@@ -58,7 +60,35 @@ def fit_policy(
         called = predicted == index
         minimum[label] = _lowest_confidence(confidence[called], targets_n[called] == index)
     highest = float(np.quantile(unknown_scores_n, 1 - KNOWN_TURNED_AWAY))
-    return DecisionPolicy(round(temperature, 5), minimum, round(highest, 5))
+    hazard_k = _hazards(labels)
+    return DecisionPolicy(
+        round(temperature, 5),
+        minimum,
+        round(highest, 5),
+        hazard_threshold(probabilities[:, hazard_k].sum(1), hazard_k[targets_n])
+        if hazard_k.any()
+        else None,
+    )
+
+
+def hazard_threshold(hazard_n: Floats, is_hazard_n: NDArray[np.bool_]) -> float:
+    """Return the probability of a hazard from which on a bin gives the alarm.
+
+    It lies between the harmless images that may sound it, HAZARD_FALSE_ALARMS of them at most, and
+    the least probable hazard beyond them, in the middle: no other threshold recognises more hazards
+    at that rate. Without a harmless image it is 0.5.
+
+    Args:
+        hazard_n: probability of all hazard labels together, 0..1, of each image.
+        is_hazard_n: whether the image shows one.
+    """
+    harmless = np.sort(hazard_n[~is_hazard_n])[::-1]
+    if not len(harmless):
+        return 0.5
+    quiet = float(harmless[int(HAZARD_FALSE_ALARMS * len(harmless))])
+    beyond = hazard_n[is_hazard_n & (hazard_n > quiet)]
+    middle = (quiet + float(beyond.min(initial=1.0))) / 2
+    return min(1.0, math.ceil(1e5 * middle) / 1e5)
 
 
 def cross_fitted_figures(
@@ -75,34 +105,43 @@ def cross_fitted_figures(
     is never on both sides.
 
     Returns:
-        calibration_error, decided_share, decided_accuracy (None if nothing is decided); all None
-        for a single group.
+        calibration_error, decided_share, decided_accuracy (None if nothing is decided); with hazard
+        labels hazard_recall and hazard_false_alarms, shares of the images with and without one; all
+        None for a single group.
     """
+    hazard_k = _hazards(labels)
+    names = ["calibration_error", "decided_share", "decided_accuracy"]
+    names += ["hazard_recall", "hazard_false_alarms"] if hazard_k.any() else []
     _, group_n = np.unique(np.asarray(groups), return_inverse=True)
     if len(set(groups)) < 2:
-        return dict.fromkeys(("calibration_error", "decided_share", "decided_accuracy"))
+        return dict.fromkeys(names)
     fold_n = np.random.default_rng(0).permutation(int(group_n.max()) + 1)[group_n] % folds
     predicted = logits_nk.argmax(1)
-    hazard_k = np.array([MATERIALS_1.material(label).hazard for label in labels])
     confidence = np.zeros(len(targets_n))
     decided = np.zeros(len(targets_n), dtype=bool)
+    alarm = np.zeros(len(targets_n), dtype=bool)
     for fold in range(folds):
         held = fold_n == fold
         if not held.any() or held.all():
             continue
         policy = fit_policy(logits_nk[~held], targets_n[~held], unknown_scores_n[~held], labels)
-        confidence[held] = softmax(logits_nk[held], policy.temperature).max(1)
+        probabilities = softmax(logits_nk[held], policy.temperature)
+        confidence[held] = probabilities.max(1)
         needed = np.array([policy.min_confidence[label] for label in labels])[predicted[held]]
         clear = (confidence[held] >= needed) & (unknown_scores_n[held] <= policy.max_unknown_score)
-        decided[held] = (
-            clear | hazard_k[predicted[held]]
-        )  # as `decide` does: a hazard is never waved through
-    correct = predicted == targets_n
-    return {
-        "calibration_error": calibration_error(confidence, correct),
-        "decided_share": float(decided.mean()),
-        "decided_accuracy": float(correct[decided].mean()) if decided.any() else None,
-    }
+        # As `decide` does: the alarm comes first, and a hazard without it is unsure.
+        if policy.min_hazard is not None:
+            alarm[held] = probabilities[:, hazard_k].sum(1) >= policy.min_hazard
+        decided[held] = alarm[held] | (clear & ~hazard_k[predicted[held]])
+    correct = np.where(alarm, hazard_k[targets_n], predicted == targets_n)
+    is_hazard = hazard_k[targets_n]
+    figures = [
+        calibration_error(confidence, predicted == targets_n),
+        float(decided.mean()),
+        float(correct[decided].mean()) if decided.any() else None,
+        *(float(alarm[some].mean()) if some.any() else None for some in (is_hazard, ~is_hazard)),
+    ]
+    return dict(zip(names, figures, strict=False))
 
 
 def centroids(embeddings_nd: Floats, targets_n: Ints) -> EmbeddingStats:
@@ -133,6 +172,10 @@ def centroids(embeddings_nd: Floats, targets_n: Ints) -> EmbeddingStats:
     # Rounded as the manifest stores them, so that figures are of the very numbers that the bin will
     # use.
     return EmbeddingStats(unit.astype(np.float16).astype(np.float32))
+
+
+def _hazards(labels: tuple[str, ...]) -> NDArray[np.bool_]:
+    return np.array([MATERIALS_1.material(label).hazard for label in labels])
 
 
 def _lowest_confidence(confidence_n: Floats, correct_n: NDArray[np.bool_]) -> float:

@@ -38,6 +38,18 @@ LabelMap = Annotated[
         "out.",
     ),
 ]
+FromBundle = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="BUNDLE", help="Adapt this bundle to the place of --data."),
+]
+Place = Annotated[
+    Path | None,
+    typer.Option("--data", help="With --from: labelled photographs of the place, 5 or more each."),
+]
+Rehearse = Annotated[
+    list[Path] | None,
+    typer.Option("--rehearse", help="With --from: a set that must not be forgotten; repeatable."),
+]
 RayAddress = Annotated[
     str | None, typer.Option("--ray-address", help="A running Ray cluster; a local one by default.")
 ]
@@ -64,8 +76,15 @@ def train(
         int, typer.Option("--workers", min=1, help="With ray: processes that train together.")
     ] = 2,
     ray_address: RayAddress = None,
+    from_bundle: FromBundle = None,
+    data: Place = None,
+    rehearse: Rehearse = None,
+    label_map: LabelMap = None,
 ) -> None:
     """Fine-tune a classifier on labelled photographs; continues where a killed run stopped.
+
+    With --from BUNDLE --data PLACE it adapts a bundle to a place by a few photographs of it, and
+    says what it got right before and after: docs/adaptation.md.
 
     With --launcher ray the same recipe runs on several workers, each with its share of every batch;
     a worker that dies is replaced and the run goes on from its last checkpoint. All nodes must see
@@ -75,7 +94,15 @@ def train(
     from training.config import TrainConfig
     from training.recipes.finetune import finetune
     from training.report import write_report
+    from vision.errors import ConfigError
 
+    if from_bundle:
+        if config or launcher is not Launcher.local:
+            raise ConfigError("--from takes its settings from the bundle; change some with --set")
+        _adapt(from_bundle, data, rehearse or [], out, label_map, override or [])
+        return
+    if data or rehearse or label_map:
+        raise ConfigError("--data, --rehearse, --label-map: go with --from; else --set data.root=")
     settings = load(TrainConfig, config, override or [])
     settings = settings.model_copy(update={"out": out}) if out else settings
     if launcher is Launcher.ray:
@@ -182,6 +209,18 @@ def quantize(
         f"{out}: {out.stat().st_size / 1e6:.2f} MB, int8, val accuracy "
         f"{manifest.metrics['val']['accuracy']:.4f}"
     )
+
+
+@app.command()
+def card(
+    bundle: Annotated[Path, typer.Argument(help="Float or int8 bundle.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the two files.")] = Path(),
+) -> None:
+    """Write a bundle's model card and data card, in Markdown, from its manifest."""
+    from training.cards import write_cards
+
+    for path in write_cards(bundle, out):
+        print(path)
 
 
 @data.command("list")
@@ -311,6 +350,25 @@ def data_split(
         if label_map
         else target
     )
+
+
+def _adapt(
+    bundle: Path,
+    site: Path | None,
+    rehearse: list[Path],
+    out: Path | None,
+    label_map: Path | None,
+    overrides: list[str],
+) -> None:
+    from training.adapt import adapt
+    from training.report import write_report
+    from vision.errors import ConfigError
+
+    if site is None:
+        raise ConfigError("--from: name the photographs of the place with --data")
+    out = out or Path("runs/adapted")
+    done = adapt(bundle, site, rehearse, out, label_map, overrides)
+    print(f"{done.table()}\n{done.bundle}; report: {write_report(out)}")
 
 
 def progress(description: str) -> Progress:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from configs import StrictModel
 from vision.preprocess import Fit, PreprocessSpec
@@ -37,7 +37,7 @@ class DataConfig(StrictModel):
 
     root: Path | None = None
     also: tuple[Path, ...] = ()
-    repeat: dict[str, PositiveInt] = Field(default_factory=dict)
+    repeat: dict[str, PositiveFloat] = Field(default_factory=dict)
     outliers: tuple[Path, ...] = ()
     outliers_simulated: int = Field(default=400, ge=0)
     label_map: Path | None = None
@@ -54,7 +54,10 @@ class ModelConfig(StrictModel):
             "timm:NAME".
         weights: "pretrained" (torchvision's or timm's own ImageNet weights, downloaded), "scratch",
             a .safetensors or .pt file, or a bundle (.onnx) of the same network.
-        size_px: side of the square network input.
+        size_px: side of the square network input in training.
+        export_px: side of a bundle's input, where it is another. A little larger pays, for
+            augmentation shows items larger than a bin sees them. Source: Touvron et al., "Fixing
+            the train-test resolution discrepancy", NeurIPS 2019.
         fit: see PreprocessSpec.
         dropout: before the classifier.
     """
@@ -62,12 +65,18 @@ class ModelConfig(StrictModel):
     name: str = "timm:tf_efficientnet_lite2"
     weights: str = "pretrained"
     size_px: int = Field(default=224, ge=32, le=512)
+    export_px: int | None = Field(default=None, ge=32, le=512)
     fit: Fit = Fit.STRETCH
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
     def preprocess(self) -> PreprocessSpec:
-        """Return the preprocessing that training, evaluation and bin share."""
+        """Return the preprocessing of training images."""
         return PreprocessSpec(self.size_px, self.size_px, self.fit, "rgb")
+
+    def bundle_preprocess(self) -> PreprocessSpec:
+        """Return the preprocessing that validation, evaluation and bin share."""
+        side = self.export_px or self.size_px
+        return PreprocessSpec(side, side, self.fit, "rgb")
 
 
 class RecipeConfig(StrictModel):

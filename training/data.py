@@ -99,6 +99,15 @@ def set_digests(config: DataConfig, train: Dataset, val: Dataset) -> dict[str, s
     return digests
 
 
+def image_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Return the number of images by set and label, of one set or of several merged ones."""
+    counts: dict[str, dict[str, int]] = {}
+    for s in dataset.samples:
+        by_label = counts.setdefault(dataset.set_of(s), dict.fromkeys(sorted(dataset.labels()), 0))
+        by_label[s.label] += 1
+    return counts
+
+
 def open_outliers(
     config: DataConfig, labels: Collection[str], split: str, seed: int, scratch: Path
 ) -> Dataset:
@@ -133,7 +142,7 @@ def open_outliers(
     )
 
 
-def repeats(config: DataConfig, samples: Sequence[Sample]) -> NDArray[np.int64]:
+def repeats(config: DataConfig, samples: Sequence[Sample]) -> NDArray[np.float64]:
     """Return how often an epoch shows each of the training samples.
 
     1 but for the sets named in `data.repeat`.
@@ -147,7 +156,7 @@ def repeats(config: DataConfig, samples: Sequence[Sample]) -> NDArray[np.int64]:
         raise DatasetError(
             f"data.repeat: no set is named {', '.join(sorted(unknown))}; sets: {names}"
         )
-    return np.array([config.repeat.get(name, 1) for name in sets], dtype=np.int64)
+    return np.array([config.repeat.get(name, 1) for name in sets], dtype=np.float64)
 
 
 class Images:

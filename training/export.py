@@ -15,7 +15,13 @@ import torch
 from onnx import numpy_helper
 
 from training.config import TrainConfig
-from training.data import Images, open_outliers, open_training_data, set_digests
+from training.data import (
+    Images,
+    image_counts,
+    open_outliers,
+    open_training_data,
+    set_digests,
+)
 from training.device import no_denormals
 from training.evaluate import Outputs, open_session, run_graph
 from training.models import Classifier
@@ -57,7 +63,7 @@ def export(run: Path, out: Path, threads: int = 2, progress: Progress = iter) ->
     model, labels, config = load_trained(run)
     # The bin's frames are BGR: the order is turned once here instead of in every frame.
     model.use_bgr()
-    spec = replace(config.model.preprocess(), colour_order="bgr")
+    spec = replace(config.model.bundle_preprocess(), colour_order="bgr")
     folder = Run(run)
     train, val = open_training_data(config.data, config.seed, folder.images)
     folder.must_be_of(train, val)
@@ -81,7 +87,14 @@ def export(run: Path, out: Path, threads: int = 2, progress: Progress = iter) ->
         policy=policy,
         stats=stats,
         probe=expected_output(session, TENSORS, spec, Precision.FP32),
-        metrics={"torch_logit_difference": difference, "half_weights_logit_difference": moved},
+        metrics={
+            "torch_logit_difference": difference,
+            "half_weights_logit_difference": moved,
+            "data": {
+                part: image_counts(images)
+                for part, images in (("train", train), ("val", val), ("outliers", outliers))
+            },
+        },
         lineage=_lineage(folder, config, train, val, outliers),
         data_licences=_licences(train, outliers)
         | ({"note": config.data.note} if config.data.note else {}),
@@ -182,6 +195,7 @@ def _lineage(
 ) -> dict[str, str]:
     """Return what a bundle of this run descends from, by digests."""
     lineage = {
+        "network": config.model.name,
         "checkpoint_sha256": run.digest(),
         "config_sha256": run.config_digest(),
         "train_sha256": train.digest(),

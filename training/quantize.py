@@ -95,9 +95,9 @@ def quantize(
     spec = source.preprocess
     onnx_bytes = quantized_graph(bundle, source, train, Scheme(), progress)
     exact = open_session(onnx_bytes, threads, exact=True)
-    before = open_session(data, threads)
     here = open_session(onnx_bytes, threads)
-    loss = compare(before, exact, source, val, progress)
+    single = (open_session(data, 1), open_session(onnx_bytes, 1, exact=True))
+    loss = compare(*single, source, val, progress)
     if loss.too_much():
         raise BundleError(
             f"{bundle}: int8 loses too much; keep the float bundle, or train "
@@ -117,7 +117,10 @@ def quantize(
         stats=stats,
         policy=policy,
         probe=expected_output(exact, tensors, spec, Precision.INT8),
-        metrics={"int8_against_float": loss.to_dict()},
+        metrics={
+            "int8_against_float": loss.to_dict(),
+            **{key: source.metrics[key] for key in ("data",) if key in source.metrics},
+        },
         lineage={**source.lineage, "float_bundle_sha256": bundle_digest(data)},
     )
     return write_measured(out, onnx_bytes, manifest, train, val, outputs)

@@ -74,7 +74,7 @@ def write_report(run: Path) -> Path:
     model, labels, config = load_trained(run)
     _, val = open_training_data(config.data, config.seed, Run(run).images)
     logits = predict_logits(
-        model, prepare(val.samples, config.model.preprocess()), torch.device("cpu")
+        model, prepare(val.samples, config.model.bundle_preprocess()), torch.device("cpu")
     )
     truth = np.array([labels.index(s.label) for s in val.samples])
     probabilities = softmax(logits, fit_temperature(logits, truth))

@@ -19,8 +19,9 @@ from training.calibrate import (
     cross_fitted_figures,
     fit_policy,
 )
-from training.evaluate import Outputs, Session, run_graph, score
-from vision.bundle import probe_frame, write_bundle
+from training.data import Images
+from training.evaluate import Outputs, Session, open_session, run_graph, score
+from vision.bundle import probe_frame, read_bundle, write_bundle
 from vision.datasets import Dataset
 from vision.decision import DecisionPolicy, EmbeddingStats
 from vision.manifest import Manifest, Precision, Probe, Tensors
@@ -49,11 +50,47 @@ def fit_on(
     """
     train_targets_n = np.array([labels.index(s.label) for s in train.samples])
     stats = centroids(train_outputs.embeddings_nd, train_targets_n)
+    return stats, policy_on(train, val, val_outputs, stats, labels)
+
+
+def refit(bundle: Path, train: Dataset, val: Dataset) -> Manifest:
+    """Fit a bundle's policy anew on other val images, measure it on them, and write it again.
+
+    The exact computation is measured, as it is when a bundle is quantised; the embedding statistics
+    stay.
+
+    Args:
+        bundle: float or int8; replaced.
+        train: what the network was trained on.
+        val: images of the place where the bundle will work.
+    """
+    data, source = read_bundle(bundle)
+    exact = open_session(data, 2, exact=source.precision is Precision.INT8)
+    outputs = run_graph(exact, source.tensors, source.preprocess, Images(val.samples, 0))
+    policy = policy_on(train, val, outputs, source.stats, source.labels)
+    return write_measured(bundle, data, replace(source, policy=policy), train, val, outputs)
+
+
+def policy_on(
+    train: Dataset,
+    val: Dataset,
+    val_outputs: Outputs,
+    stats: EmbeddingStats,
+    labels: tuple[str, ...],
+) -> DecisionPolicy:
+    """Fit the policy on val images (`held_out`).
+
+    Args:
+        train: training images.
+        val: val images.
+        val_outputs: of the graph, for these images.
+        stats: of the bundle.
+        labels: of the graph.
+    """
     scores_n = np.array([stats.unknown_score(e) for e in val_outputs.embeddings_nd])
     targets_n = np.array([labels.index(s.label) for s in val.samples])
     chosen = held_out(train, val)
-    logits_nk = val_outputs.logits_nk[chosen]
-    return stats, fit_policy(logits_nk, targets_n[chosen], scores_n[chosen], labels)
+    return fit_policy(val_outputs.logits_nk[chosen], targets_n[chosen], scores_n[chosen], labels)
 
 
 def held_out(train: Dataset, val: Dataset) -> NDArray[np.bool_]:

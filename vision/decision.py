@@ -40,25 +40,34 @@ class DecisionPolicy:
         min_confidence: per label, the calibrated confidence in 0..1 under which the item is
             `unsure`.
         max_unknown_score: unknown score above which the item is `unknown`.
+        min_hazard: probability of all hazard labels together, 0..1, from which on the item is a
+            `hazard`, whatever label is most probable. None, as in a bundle without hazard labels
+            or of before this threshold: a hazard label that is most probable is a hazard.
     """
 
     temperature: float
     min_confidence: Mapping[str, float]
     max_unknown_score: float
+    min_hazard: float | None = None
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.temperature) and self.temperature > 0):
             raise BundleError(
                 f"policy.temperature is {self.temperature}; it must be a number above 0"
             )
+        if self.min_hazard is not None and not 0 < self.min_hazard <= 1:
+            raise BundleError(
+                f"policy.min_hazard is {self.min_hazard}; it must be above 0, and at most 1"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain form that a manifest stores."""
-        return {
+        document = {
             "temperature": self.temperature,
             "min_confidence": dict(self.min_confidence),
             "max_unknown_score": self.max_unknown_score,
         }
+        return document if self.min_hazard is None else {**document, "min_hazard": self.min_hazard}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,17 +189,30 @@ def combine(predictions: Sequence[Prediction]) -> Prediction:
     return _ranked(probabilities, sum(p.unknown_score for p in predictions) / count)
 
 
+def likely_hazard(prediction: Prediction, policy: DecisionPolicy, taxonomy: Taxonomy) -> str:
+    """Return the most probable hazard label if the policy alarms for it, else ""."""
+    p = prediction
+    if policy.min_hazard is None:
+        return p.label if taxonomy.material(p.label).hazard else ""
+    hazards = [label for label in p.probabilities if taxonomy.material(label).hazard]
+    if sum(p.probabilities[label] for label in hazards) < policy.min_hazard:
+        return ""
+    return max(hazards, key=p.probabilities.__getitem__, default="")
+
+
 def decide(prediction: Prediction, policy: DecisionPolicy, taxonomy: Taxonomy) -> Decision:
     """Decide on a prediction. Total: every prediction, NaN included, gives a decision.
 
     The order matters: broken numbers first, then hazards (a likely hazard never passes as
-    `unsure`), then the unknown test, then confidence.
+    `unsure`), then the unknown test, then confidence. An item whose most probable label is a
+    hazard under the threshold is `unsure` at best: no lid opens as for a known item.
     """
     p = prediction
     if not (math.isfinite(p.confidence) and math.isfinite(p.unknown_score)):
         return Decision(DecisionKind.FAULT, "", "the network gave no finite number")
-    if taxonomy.material(p.label).hazard:
-        return Decision(DecisionKind.HAZARD, p.label, f"{p.label} at {p.confidence:.2f}")
+    if hazard := likely_hazard(p, policy, taxonomy):
+        probability = p.probabilities.get(hazard, p.confidence)
+        return Decision(DecisionKind.HAZARD, hazard, f"{hazard} at {probability:.2f}")
     if p.unknown_score > policy.max_unknown_score:
         return Decision(
             DecisionKind.UNKNOWN,
@@ -198,6 +220,10 @@ def decide(prediction: Prediction, policy: DecisionPolicy, taxonomy: Taxonomy) -
             f"unknown score {p.unknown_score:.3f} above {policy.max_unknown_score:.3f}",
         )
     needed = policy.min_confidence.get(p.label, 1.0)
+    if taxonomy.material(p.label).hazard:
+        return Decision(
+            DecisionKind.UNSURE, p.label, f"{p.label} at {p.confidence:.2f}, under the alarm's"
+        )
     if p.confidence < needed:
         return Decision(
             DecisionKind.UNSURE, p.label, f"{p.label} at {p.confidence:.2f}, {needed:.2f} needed"

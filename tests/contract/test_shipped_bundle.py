@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from configs import load
 from edge_runtime import replay
 from edge_runtime.config import FLOAT_BUNDLE, EdgeConfig
+from training.cards import write_cards
 from training.data import Images
 from training.evaluate import evaluate, open_session, run_graph, with_outliers
 from training.gate import MAX_ACCURACY_LOSS, MAX_LABEL_LOSS, part
@@ -36,10 +37,18 @@ def test_it_is_small_openly_licensed_and_passed_the_gate(shipped: Path) -> None:
     assert {
         "train_sha256",
         "val_sha256",
-        "foreign_sha256",
+        "outliers_sha256",
         "checkpoint_sha256",
         "float_bundle_sha256",
     } <= set(manifest.lineage)
+
+
+def test_the_cards_in_the_docs_are_made_from_its_manifest(shipped: Path, tmp_path: Path) -> None:
+    for path in write_cards(shipped, tmp_path):
+        written = Path(__file__).parents[2] / "docs" / path.name
+        assert written.read_text() == path.read_text(), (
+            "run: binsight card edge_runtime/bundles/int8.onnx --out docs"
+        )
 
 
 def test_its_float_form_is_its_parent_and_of_the_same_labels(shipped: Path) -> None:

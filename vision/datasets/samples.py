@@ -78,6 +78,11 @@ class Dataset:
         """Return the labels that occur."""
         return {s.label for s in self.samples}
 
+    def set_of(self, sample: Sample) -> str:
+        """Return the name of the set, of several merged ones, that a sample came from."""
+        first = sample.name.partition("/")[0]
+        return first if first in self.name.split("+") else self.name
+
     def counts(self) -> Counter[str]:
         """Return the number of samples of each label."""
         return Counter(s.label for s in self.samples)

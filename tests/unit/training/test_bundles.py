@@ -382,3 +382,14 @@ def test_a_set_of_one_label_is_reported_before_training(
             )
         )
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_bundle_may_look_at_a_larger_input_than_training_did(run: Path, tmp_path: Path) -> None:
+    larger = tmp_path / "run"
+    shutil.copytree(run, larger)
+    document = json.loads((larger / "config.json").read_text())
+    document["model"]["export_px"] = 64
+    (larger / "config.json").write_text(json.dumps(document))
+    manifest = export(larger, tmp_path / "float.onnx")
+    assert (manifest.preprocess.width_px, manifest.preprocess.height_px) == (64, 64)
+    assert read_manifest(tmp_path / "float.onnx").metrics["torch_logit_difference"] <= 1e-3

@@ -11,7 +11,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from training.calibrate import cross_fitted_figures, fit_policy
+from training.calibrate import (
+    HAZARD_FALSE_ALARMS,
+    cross_fitted_figures,
+    fit_policy,
+    hazard_threshold,
+)
 from training.stamp import held_out
 from vision.datasets import Dataset, Sample
 from vision.decision import softmax
@@ -26,14 +31,41 @@ def test_a_threshold_lets_the_image_pass_that_it_was_fitted_on() -> None:
     assert (confidence >= policy.min_confidence["glass"]).all()
 
 
-def test_a_hazard_is_decided_however_doubtful_as_on_the_bin() -> None:
-    logits = np.tile(np.array([[0.0, 0.01]]), (40, 1))
-    labels = ("glass", "hazardous")
-    figures = cross_fitted_figures(
-        logits, np.arange(40) % 2, np.zeros(40), [str(i) for i in range(40)], labels
+def test_the_alarm_is_fitted_for_recall_at_a_stated_rate_of_false_alarms() -> None:
+    rng = np.random.default_rng(0)
+    harmless = rng.beta(1, 8, 1000)
+    hazards = rng.beta(3, 3, 60)
+    probability = np.concatenate([harmless, hazards])
+    is_hazard = np.arange(1060) >= 1000
+    threshold = hazard_threshold(probability, is_hazard)
+    alarm = probability >= threshold
+    assert alarm[~is_hazard].mean() <= HAZARD_FALSE_ALARMS
+    # No other threshold at that rate recognises more.
+    best = max(
+        (probability[is_hazard] >= t).mean()
+        for t in probability
+        if (harmless >= t).mean() <= HAZARD_FALSE_ALARMS
     )
-    assert figures["decided_share"] == 1
-    assert figures["decided_accuracy"] == 0.5
+    assert alarm[is_hazard].mean() == best
+
+
+def test_between_what_is_apart_the_alarm_has_room_on_both_sides() -> None:
+    apart = np.array([0.01, 0.02, 0.9, 0.95])
+    assert hazard_threshold(apart, apart > 0.5) == pytest.approx(0.46)
+    assert hazard_threshold(apart, apart < 0) == pytest.approx(0.975)  # no hazard was seen
+    assert hazard_threshold(apart, apart > 0) == 0.5
+
+
+def test_figures_of_the_alarm_are_of_images_that_it_was_not_fitted_on() -> None:
+    logits = np.tile(np.array([[0.0, 9.0], [9.0, 0.0]]), (100, 1))
+    labels = ("glass", "hazardous")
+    hazardous = np.arange(200) % 2 == 0
+    hazardous[[1, 3]] = True  # two hazards that look like glass
+    figures = cross_fitted_figures(
+        logits, hazardous.astype(int), np.zeros(200), [str(i) for i in range(200)], labels
+    )
+    assert figures["hazard_recall"] == pytest.approx(100 / 102)
+    assert figures["hazard_false_alarms"] == 0
 
 
 def test_figures_of_a_single_group_are_undefined() -> None:

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 from configs import load
 from training.augment import _warp, augmented_input
 from training.batches import NO_LABEL, Batches, stream
-from training.config import RecipeConfig, TrainConfig
+from training.config import ModelConfig, RecipeConfig, TrainConfig
 from training.data import Images, open_outliers, prepare
 from training.device import ALONE, Worker, bf16_is_fast
 from training.models import build, predict_logits
@@ -279,7 +279,7 @@ def test_an_epoch_is_the_same_whoever_makes_it_and_covers_every_image(images: Pa
 
 def test_a_set_named_in_repeat_is_shown_so_often_and_differently(images: Path) -> None:
     samples = open_dataset(images).select("train").samples[:20]
-    shown = np.array([3] * 5 + [1] * 15)
+    shown = np.array([3.0] * 5 + [1.0] * 15)
     batches = Batches(
         Images(samples),
         np.arange(20),
@@ -290,6 +290,23 @@ def test_a_set_named_in_repeat_is_shown_so_often_and_differently(images: Path) -
     assert np.bincount(y).tolist() == shown.tolist()
     showings = x[y == 0]
     assert not np.array_equal(showings[0], showings[1])
+
+
+def test_a_fraction_in_repeat_is_the_share_that_an_epoch_shows_and_epochs_differ(
+    images: Path,
+) -> None:
+    samples = open_dataset(images).select("train").samples[:20]
+    batches = Batches(
+        Images(samples),
+        np.arange(20),
+        TrainConfig(model=ModelConfig(size_px=32), recipe=RecipeConfig(batch_size=30)),
+        repeats_n=np.array([2.5] * 4 + [0.25] * 16),
+    )
+    epochs = [np.bincount(batches[epoch, 0][1], minlength=20) for epoch in range(20)]
+    assert batches.length == 4 * 2 + 2 + 4
+    assert {int(e[:4].sum()) for e in epochs} == {10}
+    assert {int(e[4:].sum()) for e in epochs} == {4}
+    assert sum(e[4:] for e in epochs).all()  # each is shown in some epoch
 
 
 def test_a_repeat_of_no_set_is_an_error_that_names_the_sets(

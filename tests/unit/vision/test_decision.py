@@ -52,6 +52,33 @@ def test_decisions(logits: list[float], embedding: list[float], kind: str) -> No
     assert _decide(logits, embedding) == kind
 
 
+@pytest.mark.parametrize(
+    ("min_hazard", "probability", "decision"),
+    [
+        (None, 0.34, ("hazard", "hazardous")),  # most probable, at any confidence
+        (0.2, 0.21, ("hazard", "hazardous")),  # least probable, and still the alarm
+        (0.2, 0.19, ("unsure", "glass")),
+        (0.9, 0.89, ("unsure", "hazardous")),  # never served as a known item
+    ],
+)
+def test_the_alarm_has_a_threshold_of_its_own(
+    min_hazard: float | None, probability: float, decision: tuple[str, str]
+) -> None:
+    rest = (1 - probability) / 2
+    logits = np.log(np.array([rest + 1e-3, rest - 1e-3, probability], np.float32))
+    policy = DecisionPolicy(1.0, {"glass": 0.8, "hazardous": 0.5}, 2.0, min_hazard)
+    p = to_prediction(logits, np.array([1, 0, 0], np.float32), LABELS, policy, STATS)
+    made = decide(p, policy, MATERIALS_1)
+    assert (made.kind, made.label) == decision
+    assert DecisionPolicy(**policy.to_dict()) == policy
+
+
+@pytest.mark.parametrize("min_hazard", [0, -0.1, 1.1, float("nan")])
+def test_an_alarm_that_always_or_never_sounds_is_refused(min_hazard: float) -> None:
+    with pytest.raises(BundleError, match="min_hazard"):
+        DecisionPolicy(1.0, {}, 1, min_hazard)
+
+
 @given(arrays(np.float32, (4, 5), elements=st.floats(-50, 50, width=32)), st.floats(0.1, 10))
 def test_probabilities_sum_to_one_and_keep_the_order(
     logits: np.ndarray, temperature: float

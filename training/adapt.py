@@ -1,0 +1,312 @@
+"""Adapt a bundle to a place by a few labelled images of it, without forgetting what it knew.
+
+The images of the place and those of the sets that the bundle knows (the rehearsal) are trained on
+together, in equal parts, from the bundle's weights. The policy is fitted on images of the place
+that were held out, and the new bundle is refused if it forgets, or learns nothing. How much so many
+images buy: docs/adaptation.md. Source of rehearsal: Robins, "Catastrophic forgetting, rehearsal
+and pseudorehearsal", Connection Science, 1995.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs import dump, load
+from training.config import DataConfig, ModelConfig, RecipeConfig, TrainConfig
+from training.data import Images, open_training_data
+from training.evaluate import open_session, run_graph
+from training.export import export
+from training.progress import Progress, on_terminal
+from training.quantize import quantize
+from training.recipes.finetune import finetune
+from training.stamp import refit
+from vision import metrics
+from vision.bundle import read_bundle, read_manifest
+from vision.datasets import Dataset, Sample, open_dataset, read_label_map
+from vision.errors import BundleError, ConfigError
+from vision.files import write_atomically
+from vision.manifest import Manifest
+from vision.taxonomy import MATERIALS_1
+
+# What a bundle may lose on a set that it knew, as a share of its val images.
+MAX_FORGOTTEN = 0.015
+# Images that a network is shown in all, half of them of the place: what two old cores train on in
+# ten minutes.
+IMAGES_SHOWN = 6000
+# The bundle has learnt to see already: its first stages stay, the others move a little.
+RECIPE = RecipeConfig(
+    epochs=4,
+    batch_size=48,
+    learning_rate=1e-3,
+    warmup_epochs=1,
+    mixup_alpha=0.2,
+    mixup_off_epochs=1,
+    ema_decay=0.98,
+    freeze_stages=4,
+    outlier_share=0.05,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a bundle got right before and after, on the val images of one set.
+
+    Attributes:
+        dataset: name of the set.
+        labels: of its images, "all" or "known before".
+        images: number of images.
+        before, after: accuracy, 0..1.
+        before_95, after_95: 95 % intervals by groups.
+        change_95: 95 % interval of after minus before, both on the same images.
+    """
+
+    dataset: str
+    labels: str
+    images: int
+    before: float
+    before_95: tuple[float, float]
+    after: float
+    after_95: tuple[float, float]
+    change_95: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """An adapted bundle.
+
+    Attributes:
+        bundle: the int8 file.
+        manifest: of it.
+        changes: of the place first, then of each set of the rehearsal.
+    """
+
+    bundle: Path
+    manifest: Manifest
+    changes: tuple[Change, ...]
+
+    def table(self) -> str:
+        """Return a table for people."""
+        head = (
+            f"{'val images of':<28}{'images':>7}  {'before (95 %)':<24}{'after (95 %)':<24}change"
+        )
+        rows = [head]
+        for c in self.changes:
+            what = c.dataset if c.labels == "all" else f"{c.dataset}, {c.labels}"
+            before = _with_interval(c.before, c.before_95)
+            after = _with_interval(c.after, c.after_95)
+            change = f"{c.after - c.before:+.3f} ({c.change_95[0]:+.3f} to {c.change_95[1]:+.3f})"
+            rows.append(f"{what:<28}{c.images:>7}  {before:<24}{after:<24}{change}")
+        return "\n".join(rows)
+
+
+def adapt(
+    bundle: Path,
+    site: Path,
+    rehearsal: Sequence[Path],
+    out: Path,
+    label_map: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> Adaptation:
+    """Train, export, quantise, fit the policy on the place, compare with the bundle of before.
+
+    A stopped adaptation goes on where it was. Leaves in `out` what a training run leaves, and
+    float.onnx, int8.onnx, adaptation.json.
+
+    Args:
+        bundle: to start from, float or int8; its manifest names the network.
+        site: labelled images of the place.
+        rehearsal: sets that the bundle must not forget.
+        out: run folder.
+        label_map: JSON file, name in the data -> label; other names stand for themselves.
+        overrides: "key=value" settings of the training, over `RECIPE`.
+
+    Raises:
+        ConfigError: the bundle's network is not known, or there are no images of one of its labels.
+        BundleError: the new bundle forgets more than MAX_FORGOTTEN of a set, is worse on the place,
+            or int8 loses too much; the message holds the table.
+    """
+    config = plan(bundle, site, rehearsal, out, label_map, overrides)
+    train, val = open_training_data(config.data, config.seed, out / "images")
+    _must_hold(read_manifest(bundle), train)
+    finetune(config)
+    float_path = out / "float.onnx"
+    int8_path = out / "int8.onnx"
+    export(out, float_path, progress=on_terminal("exporting"))
+    quantize(float_path, int8_path, train, val, progress=on_terminal("quantising"))
+    of_site = _of_set(val, site.resolve().name)
+    for path in (float_path, int8_path):
+        manifest = refit(path, train, of_site)
+    changes = compare(bundle, int8_path, val, on_terminal("comparing"))
+    done = Adaptation(int8_path, manifest, changes)
+    document = {"from": str(bundle), "changes": [asdict(c) for c in changes]}
+    write_atomically(out / "adaptation.json", json.dumps(document, indent=1).encode())
+    accept(done)
+    return done
+
+
+def plan(
+    bundle: Path,
+    site: Path,
+    rehearsal: Sequence[Path],
+    out: Path,
+    label_map: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> TrainConfig:
+    """Return the training that adapts a bundle; see `adapt`.
+
+    Place and rehearsal have equal parts in an epoch, whatever their sizes.
+    """
+    manifest = read_manifest(bundle)
+    network = manifest.lineage.get("network")
+    if network is None and not any(text.startswith("model.name=") for text in overrides):
+        raise ConfigError(
+            f"{bundle}: its manifest names no network, as of earlier versions; name it with "
+            "--set model.name=timm:tf_efficientnet_lite2 or the like"
+        )
+    named = read_label_map(label_map) if label_map else {}
+    names = {**{label: label for label in MATERIALS_1.labels}, **named}
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "labels.json", json.dumps(names, indent=1).encode())
+    sets = [open_dataset(root, names) for root in (site, *rehearsal)]
+    own, *others = (sum(s.split == "train" for s in d.samples) for d in sets)
+    half = IMAGES_SHOWN / RECIPE.epochs / 2
+    repeat = {site.resolve().name: half / max(1, own)}
+    for d in sets[1:]:
+        repeat[d.name] = min(1.0, half / max(1, sum(others)))
+    spec = manifest.preprocess
+    planned = TrainConfig(
+        data=DataConfig(
+            root=site,
+            also=tuple(rehearsal),
+            repeat=repeat if rehearsal else {},
+            label_map=out / "labels.json",
+            outliers_simulated=200,
+            note=manifest.data_licences.get("note", ""),
+        ),
+        model=ModelConfig(
+            name=network or ModelConfig().name,
+            weights=str(bundle),
+            size_px=spec.width_px,
+            fit=spec.fit,
+        ),
+        recipe=RECIPE,
+        out=out,
+    )
+    dump(planned, out / "adapt.yaml")
+    return load(TrainConfig, out / "adapt.yaml", overrides)
+
+
+def compare(
+    before: Path, after: Path, val: Dataset, progress: Progress = iter
+) -> tuple[Change, ...]:
+    """Return what two bundles get right on the val images, set by set.
+
+    An image of a label that the bundle of before lacks is wrong before.
+
+    Args:
+        before: a bundle.
+        after: another.
+        val: of one set, or of several merged ones.
+        progress: wraps the images, for a progress bar.
+    """
+    right = [_right(bundle, val.samples, progress) for bundle in (before, after)]
+    known = set(read_manifest(before).labels)
+    sets = [val.set_of(s) for s in val.samples]
+    changes = []
+    for name in dict.fromkeys(sets):
+        of_set = np.array([s == name for s in sets])
+        of_known = of_set & np.array([s.label in known for s in val.samples])
+        changes.append(_change(name, "all", val.samples, of_set, *right))
+        if of_known.any() and (of_known != of_set).any():
+            changes.append(_change(name, "known before", val.samples, of_known, *right))
+    return tuple(changes)
+
+
+def _right(bundle: Path, samples: Sequence[Sample], progress: Progress) -> NDArray[np.bool_]:
+    data, manifest = read_bundle(bundle)
+    images = Images(tuple(samples), 0)
+    outputs = run_graph(
+        open_session(data, 2), manifest.tensors, manifest.preprocess, images, progress
+    )
+    called = [manifest.labels[i] for i in outputs.logits_nk.argmax(1)]
+    return np.array([name == s.label for name, s in zip(called, samples, strict=True)])
+
+
+def _change(
+    name: str,
+    labels: str,
+    samples: Sequence[Sample],
+    chosen: NDArray[np.bool_],
+    before: NDArray[np.bool_],
+    after: NDArray[np.bool_],
+) -> Change:
+    groups = [s.group for s, is_chosen in zip(samples, chosen, strict=True) if is_chosen]
+    old = before[chosen].astype(np.float64)
+    new = after[chosen].astype(np.float64)
+    intervals = [_interval(groups, values) for values in (old, new, new - old)]
+    return Change(
+        name,
+        labels,
+        len(groups),
+        float(old.mean()),
+        intervals[0],
+        float(new.mean()),
+        *intervals[1:],
+    )
+
+
+def _interval(groups: list[str], values: NDArray[np.float64]) -> tuple[float, float]:
+    return metrics.group_bootstrap(groups, lambda some: float(values[some].mean()))
+
+
+def accept(done: Adaptation) -> None:
+    """Refuse what is worse than the bundle that the place has.
+
+    Its file is then renamed: under its name it would be taken for a bundle that may be shipped.
+
+    Raises:
+        BundleError: it forgets, or learns nothing.
+    """
+    own, *others = (c for c in done.changes if c.labels == "all")
+    refusal = ""
+    if own.after < own.before:
+        refusal = (
+            f"is worse on {own.dataset} than before: check its labels with 'binsight data check', "
+            "or add images"
+        )
+    for c in others:
+        if c.before - c.after > MAX_FORGOTTEN:
+            refusal = (
+                f"forgets {c.before - c.after:.3f} of {c.dataset} ({MAX_FORGOTTEN} allowed): train "
+                "more gently, with --set recipe.learning_rate=0.0003"
+            )
+    if refusal:
+        refused = done.bundle.replace(done.bundle.with_name("refused-int8.onnx"))
+        raise BundleError(f"{refused}: {refusal}\n{done.table()}")
+
+
+def _must_hold(manifest: Manifest, train: Dataset) -> None:
+    if missing := sorted(set(manifest.labels) - train.labels()):
+        raise ConfigError(
+            f"{train.name}: no image of {', '.join(missing)}, which the bundle knows and would "
+            "forget. Add a set that has them with --rehearse, such as the one that it was trained "
+            "on ('binsight data list')."
+        )
+
+
+def _of_set(val: Dataset, name: str) -> Dataset:
+    chosen = tuple(s for s in val.samples if val.set_of(s) == name)
+    return replace(val, name=name, samples=chosen)
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
