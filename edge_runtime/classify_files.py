@@ -46,7 +46,7 @@ def classify_paths(
             result = classifier.classify(pixels)
             yield {
                 "path": str(image),
-                "label": result.prediction.label,
+                "label": result.decision.label or result.prediction.label,
                 "confidence": result.prediction.confidence,
                 "unknown_score": result.prediction.unknown_score,
                 "decision": result.decision.kind,

@@ -237,7 +237,7 @@ class Pipeline:
             model_digest=parts.classifier.digest,
             rule_book=parts.rules.id,
             rule_book_version=parts.rules.version,
-            label=prediction.label,
+            label=decision.label or prediction.label,
             confidence=_finite(prediction.confidence),
             margin=_finite(prediction.margin),
             second_label=prediction.second_label,

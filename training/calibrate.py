@@ -43,15 +43,27 @@ def fit_temperature(logits_nk: Floats, targets_n: Ints) -> float:
 
 
 def fit_policy(
-    logits_nk: Floats, targets_n: Ints, unknown_scores_n: Floats, labels: tuple[str, ...]
+    logits_nk: Floats,
+    targets_n: Ints,
+    unknown_scores_n: Floats,
+    labels: tuple[str, ...],
+    least_temperature: float = 0.0,
 ) -> DecisionPolicy:
     """Fit the decision policy on held-out images.
 
     For each label, the lowest confidence at which TARGET_PRECISION of the images called so are
     right; where no threshold reaches it, or there are under MIN_IMAGES, the label needs
     TARGET_PRECISION itself as confidence. The alarm's threshold: see `hazard_threshold`.
+
+    Args:
+        logits_nk: of the images.
+        targets_n: numbers of their labels.
+        unknown_scores_n: see EmbeddingStats.unknown_score.
+        labels: of the logits.
+        least_temperature: a handful of images that are all right would have the network sure of
+            everything.
     """
-    temperature = fit_temperature(logits_nk, targets_n)
+    temperature = max(least_temperature, fit_temperature(logits_nk, targets_n))
     probabilities = softmax(logits_nk, temperature)
     predicted = probabilities.argmax(1)
     confidence = probabilities.max(1)

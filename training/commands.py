@@ -44,7 +44,9 @@ FromBundle = Annotated[
 ]
 Place = Annotated[
     Path | None,
-    typer.Option("--data", help="With --from: labelled photographs of the place, 5 or more each."),
+    typer.Option(
+        "--data", help="With --from: labelled photographs of the place, 5 or more a label."
+    ),
 ]
 Rehearse = Annotated[
     list[Path] | None,
@@ -98,7 +100,7 @@ def train(
 
     if from_bundle:
         if config or launcher is not Launcher.local:
-            raise ConfigError("--from takes its settings from the bundle; change some with --set")
+            raise ConfigError("--from: goes without --config and Ray; change settings with --set")
         _adapt(from_bundle, data, rehearse or [], out, label_map, override or [])
         return
     if data or rehearse or label_map:

@@ -23,7 +23,8 @@ class DataConfig(StrictModel):
         root: folder with a splits.csv or class folders; None trains on simulator images.
         also: further such folders, whose images are added to train and val.
         repeat: name of a set (its folder) -> how often an epoch shows each of its training images;
-            1 for the others.
+            1 for the others. A fraction is the share of such images that an epoch shows once
+            more.
         outliers: folders whose images of other labels show what the network should not claim to
             know: in training they are given no label, which is what the unknown test then builds
             on. Images of trained labels are left out.
@@ -102,6 +103,8 @@ class RecipeConfig(StrictModel):
             (LP-FT), ICLR 2022.
         freeze_stages: leading stages of the network that keep their first weights; they cost no
             backward pass. Set it to 0, and layer_decay to 1, for weights "scratch".
+        freeze_norms: batch normalisation keeps its first statistics, scale and shift. A network
+            that learns a new place beside the old one would else get the mean of both.
         layer_decay: learning rate of a stage, as a share of that of the stage after it.
         teacher_weight: share of the loss that follows the teachers, if the run has any; the labels
             have the rest.
@@ -126,6 +129,7 @@ class RecipeConfig(StrictModel):
     cutmix: float = Field(default=0.2, ge=0, le=1)
     freeze_backbone_epochs: int = Field(default=0, ge=0)
     freeze_stages: int = Field(default=1, ge=0)
+    freeze_norms: bool = False
     layer_decay: float = Field(default=0.85, gt=0, le=1)
     teacher_weight: float = Field(default=0.8, ge=0, le=1)
     teacher_temperature: float = Field(default=2.0, gt=0)

@@ -99,6 +99,11 @@ def set_digests(config: DataConfig, train: Dataset, val: Dataset) -> dict[str, s
     return digests
 
 
+def set_name(root: Path) -> str:
+    """Return the name of the set that `open_dataset` reads from a folder or an index."""
+    return (root.parent if root.is_file() else root).resolve().name
+
+
 def image_counts(dataset: Dataset) -> dict[str, dict[str, int]]:
     """Return the number of images by set and label, of one set or of several merged ones."""
     counts: dict[str, dict[str, int]] = {}
@@ -150,9 +155,10 @@ def repeats(config: DataConfig, samples: Sequence[Sample]) -> NDArray[np.float64
     Raises:
         DatasetError: a name there is no set's.
     """
-    sets = [s.name.split("/")[0] if config.also else "" for s in samples]
+    alone = "" if config.also else set_name(config.root or Path())
+    sets = [alone or s.name.split("/")[0] for s in samples]
     if unknown := set(config.repeat) - set(sets):
-        names = ", ".join(sorted(set(sets) - {""})) or "none, for data.also is empty"
+        names = ", ".join(sorted(set(sets)))
         raise DatasetError(
             f"data.repeat: no set is named {', '.join(sorted(unknown))}; sets: {names}"
         )

@@ -206,14 +206,9 @@ def score(
         to_prediction(row, embedding, labels, manifest.policy, manifest.stats)
         for row, embedding in zip(outputs.logits_nk, outputs.embeddings_nd, strict=True)
     ]
+    kinds = [decide(p, manifest.policy, manifest.taxonomy).kind for p in predictions]
     # A hazard is decided too: its stream opens.
-    decided_n = np.array(
-        [
-            decide(p, manifest.policy, manifest.taxonomy).kind
-            in (DecisionKind.KNOWN, DecisionKind.HAZARD)
-            for p in predictions
-        ]
-    )
+    decided_n = np.array([k in (DecisionKind.KNOWN, DecisionKind.HAZARD) for k in kinds])
     known_n = np.array([s.label != UNKNOWN for s in dataset.samples])
     if not known_n.any():
         raise DatasetError(
@@ -240,6 +235,13 @@ def score(
             "graph": round(float(np.median(outputs.milliseconds_n)), 3),
         },
     }
+    if hazards := {label for label in labels if manifest.taxonomy.material(label).hazard}:
+        alarm_n = np.array([k == DecisionKind.HAZARD for k in kinds])
+        shows_n = np.array([s.label in hazards for s in dataset.samples])
+        figures["hazard"] = {
+            "recall": float(alarm_n[shows_n].mean()) if shows_n.any() else None,
+            "false_alarms": float(alarm_n[~shows_n].mean()) if not shows_n.all() else None,
+        }
     if not known_n.all():
         familiar_n = -np.array([p.unknown_score for p in predictions])
         figures["unknown"] = {

@@ -31,6 +31,8 @@ MAX_ACCURACY_LOSS = 0.005
 MAX_OTHER_LABELS = 0.01
 MIN_MEAN_COSINE = 0.999
 MAX_LABEL_LOSS = 0.02
+# A label of fewer images is judged with all the others, not by itself.
+FEW_IMAGES = 10
 # Each image is scored in all turns and flips: an item lies any way up, and one image of a rare
 # label is more than two points of it, and a loss could not be distinguished from luck.
 VIEWS = 8
@@ -101,15 +103,19 @@ class Loss:
 
     def too_much(self) -> bool:
         """Return whether the bundle must be refused."""
-        worst = max(self.before[label] - self.after[label] for label in self.before)
+        worst = max((self._lost(label) for label in self.before), default=0.0)
         return max(self.overall, self.upright) > MAX_ACCURACY_LOSS or worst > MAX_LABEL_LOSS
+
+    def _lost(self, label: str) -> float:
+        few = self.images[label] < FEW_IMAGES
+        return 0.0 if few else self.before[label] - self.after[label]
 
     def table(self) -> str:
         """Return a table for people: where it is lost."""
         rows = [f"{'label':<12}{'images':>9}{'float':>8}{'int8':>8}{'lost':>8}"]
         for label, before in self.before.items():
             lost = before - self.after[label]
-            mark = "  over the limit" if lost > MAX_LABEL_LOSS else ""
+            mark = "  over the limit" if self._lost(label) > MAX_LABEL_LOSS else ""
             rows.append(
                 f"{label:<12}{self.images[label]:>9}{before:>8.3f}{self.after[label]:>8.3f}{lost:>8.3f}{mark}"
             )

@@ -183,6 +183,8 @@ def recipe_key(config: TrainConfig, *data: Dataset) -> str:
         "data": paths,
     }
     settings = config.model_dump(mode="json", exclude=where)
-    settings["model"]["weights"] = Path(settings["model"]["weights"]).name
+    weights = Path(config.model.weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else ""
+    settings["model"]["weights"] = f"{weights.name} {digest}".strip()
     settings["teachers"] = [Run(run).digest() for run in config.teachers]
     return " ".join([json.dumps(settings), *(d.digest() for d in data)])

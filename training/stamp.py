@@ -6,6 +6,7 @@ written. Does not make the graph: see training/export.py and training/quantize.p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from training.calibrate import (
     cross_fitted_figures,
     fit_policy,
 )
-from training.data import Images
+from training.data import Images, image_counts
 from training.evaluate import Outputs, Session, open_session, run_graph, score
 from vision.bundle import probe_frame, read_bundle, write_bundle
 from vision.datasets import Dataset
@@ -53,22 +54,40 @@ def fit_on(
     return stats, policy_on(train, val, val_outputs, stats, labels)
 
 
-def refit(bundle: Path, train: Dataset, val: Dataset) -> Manifest:
+def refit(
+    bundle: Path,
+    train: Dataset,
+    val: Dataset,
+    lineage: Mapping[str, str],
+    licences: Mapping[str, str],
+) -> Manifest:
     """Fit a bundle's policy anew on other val images, measure it on them, and write it again.
 
-    The exact computation is measured, as it is when a bundle is quantised; the embedding statistics
-    stay.
+    The exact computation is measured, as it is when a bundle is quantised. Embedding statistics and
+    the alarm's threshold stay, and the temperature does not fall: they need more images than a
+    place may have.
 
     Args:
         bundle: float or int8; replaced.
         train: what the network was trained on.
         val: images of the place where the bundle will work.
+        lineage: what changes in it, beside the val images.
+        licences: of data that the bundle's first weights descend from.
     """
     data, source = read_bundle(bundle)
     exact = open_session(data, 2, exact=source.precision is Precision.INT8)
     outputs = run_graph(exact, source.tensors, source.preprocess, Images(val.samples, 0))
-    policy = policy_on(train, val, outputs, source.stats, source.labels)
-    return write_measured(bundle, data, replace(source, policy=policy), train, val, outputs)
+    fitted = policy_on(train, val, outputs, source.stats, source.labels, source.policy.temperature)
+    kept = {k: v for k, v in source.lineage.items() if k != "val_sets_sha256"}
+    counts = {**source.metrics.get("data", {}), "val": image_counts(val)}
+    manifest = replace(
+        source,
+        policy=replace(fitted, min_hazard=source.policy.min_hazard),
+        metrics={**source.metrics, "data": counts},
+        lineage={**kept, **lineage, "val_sha256": val.digest()},
+        data_licences={**licences, **source.data_licences},
+    )
+    return write_measured(bundle, data, manifest, train, val, outputs)
 
 
 def policy_on(
@@ -77,6 +96,7 @@ def policy_on(
     val_outputs: Outputs,
     stats: EmbeddingStats,
     labels: tuple[str, ...],
+    least_temperature: float = 0.0,
 ) -> DecisionPolicy:
     """Fit the policy on val images (`held_out`).
 
@@ -86,11 +106,18 @@ def policy_on(
         val_outputs: of the graph, for these images.
         stats: of the bundle.
         labels: of the graph.
+        least_temperature: see `fit_policy`.
     """
     scores_n = np.array([stats.unknown_score(e) for e in val_outputs.embeddings_nd])
     targets_n = np.array([labels.index(s.label) for s in val.samples])
     chosen = held_out(train, val)
-    return fit_policy(val_outputs.logits_nk[chosen], targets_n[chosen], scores_n[chosen], labels)
+    return fit_policy(
+        val_outputs.logits_nk[chosen],
+        targets_n[chosen],
+        scores_n[chosen],
+        labels,
+        least_temperature,
+    )
 
 
 def held_out(train: Dataset, val: Dataset) -> NDArray[np.bool_]:

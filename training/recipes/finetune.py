@@ -155,6 +155,8 @@ def set_up(config: TrainConfig, data: TrainingData) -> Trainer:
     model = first_weights(config.model, data.labels, data.images, len(data.train.samples))
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     frozen = [module for stage in model.stages()[: recipe.freeze_stages] for module in stage]
+    if recipe.freeze_norms:
+        frozen += [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for module in frozen:
         module.requires_grad_(False)
     weight = label_weights(data.train, data.labels).to(device) if recipe.class_weighted else None

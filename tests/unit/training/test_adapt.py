@@ -111,9 +111,28 @@ def test_place_and_rehearsal_have_equal_parts_and_settings_can_be_changed(
 ) -> None:
     config = plan(bundles[0], site, [images], tmp_path, overrides=["recipe.learning_rate=0.0003"])
     half = IMAGES_SHOWN / config.recipe.epochs / 2
-    assert config.data.repeat == {"harbour": half / 72, images.name: 1.0}
+    assert config.data.repeat == {"harbour": half / 72, images.name: half / 240}
     assert config.recipe.learning_rate == 0.0003
     assert (config.model.name, config.model.size_px) == ("resnet18", 48)
+
+
+def test_what_would_end_an_adaptation_late_is_said_at_once(
+    bundles: tuple[Path, Path], site: Path, images: Path, tmp_path: Path
+) -> None:
+    lone = tmp_path / "lone"
+    for label in ("cardboard", "organic", "e_waste"):
+        (lone / label).mkdir(parents=True)
+        shutil.copy(next(site.rglob("*.jpg")), lone / label)
+    with pytest.raises(ConfigError, match=r"lone: no image in its val part.*data split"):
+        plan(bundles[0], lone, [images], tmp_path / "a")
+    with pytest.raises(ConfigError, match="told apart by the names"):
+        plan(bundles[0], site, [site], tmp_path / "b")
+    with pytest.raises(ConfigError, match="would be replaced"):
+        plan(bundles[0], site, [images], bundles[0].parent)
+    names = tmp_path / "names.json"
+    names.write_text('{"organic": null, "kraft": "cardboard"}')
+    with pytest.raises(ConfigError, match="organic would change in the sets of --rehearse"):
+        plan(bundles[0], site, [images], tmp_path / "c", names)
 
 
 def test_a_label_without_an_image_would_be_forgotten_and_is_asked_for(

@@ -17,9 +17,11 @@ from training.calibrate import (
     fit_policy,
     hazard_threshold,
 )
+from training.evaluate import Outputs, score
 from training.stamp import held_out
-from vision.datasets import Dataset, Sample
-from vision.decision import softmax
+from vision.bundle import read_manifest
+from vision.datasets import Dataset, Sample, open_dataset
+from vision.decision import DecisionPolicy, softmax
 
 LABELS = ("glass", "paper")
 
@@ -66,6 +68,24 @@ def test_figures_of_the_alarm_are_of_images_that_it_was_not_fitted_on() -> None:
     )
     assert figures["hazard_recall"] == pytest.approx(100 / 102)
     assert figures["hazard_false_alarms"] == 0
+
+
+def test_an_evaluation_says_what_the_alarm_recognised(
+    bundles: tuple[Path, Path], images: Path
+) -> None:
+    policy = DecisionPolicy(1.0, {}, 2.0, 0.2)
+    labels = ("cardboard", "organic", "hazardous")
+    manifest = replace(read_manifest(bundles[0]), labels=labels, policy=policy)
+    path = open_dataset(images).samples[0].path
+    truth = ("hazardous",) * 4 + ("organic",) * 4
+    samples = tuple(Sample(path, str(i), t, "val", str(i)) for i, t in enumerate(truth))
+    hazard_n = np.array([0.3, 0.25, 0.1, 0.9, 0.1, 0.1, 0.25, 0.1])
+    rest_n = (1 - hazard_n) / 2
+    logits = np.log(np.stack([rest_n, rest_n, hazard_n], 1)).astype(np.float32)
+    embeddings = np.ones((8, manifest.stats.centroids_kd.shape[1]), np.float32)
+    outputs = Outputs(logits, embeddings, np.ones(8), np.ones(8))
+    _, figures, _ = score(manifest, Dataset("s", samples), outputs)
+    assert figures["hazard"] == {"recall": 0.75, "false_alarms": 0.25}
 
 
 def test_figures_of_a_single_group_are_undefined() -> None:

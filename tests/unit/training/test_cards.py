@@ -22,7 +22,7 @@ def test_the_cards_say_what_the_manifest_says(bundles: tuple[Path, Path], tmp_pa
     for label, confidence in manifest.policy.min_confidence.items():
         assert f"| {label} | {confidence:.3f} |" in model
     of_data = (tmp_path / "data-card.md").read_text()
-    counts = manifest.metrics["data"]["train"]
-    assert counts == {"images": {"cardboard": 80, "e_waste": 80, "organic": 80}}
+    (counts,) = manifest.metrics["data"]["train"].values()
+    assert counts == {"cardboard": 80, "e_waste": 80, "organic": 80}
     assert "| set | cardboard | e_waste | organic |" in of_data
     assert manifest.lineage["train_sha256"] in of_data
