@@ -236,12 +236,7 @@ def score(
         },
     }
     if hazards := {label for label in labels if manifest.taxonomy.material(label).hazard}:
-        alarm_n = np.array([k == DecisionKind.HAZARD for k in kinds])
-        shows_n = np.array([s.label in hazards for s in dataset.samples])
-        figures["hazard"] = {
-            "recall": float(alarm_n[shows_n].mean()) if shows_n.any() else None,
-            "false_alarms": float(alarm_n[~shows_n].mean()) if not shows_n.all() else None,
-        }
+        figures["hazard"] = _of_alarm(kinds, [s.label in hazards for s in dataset.samples])
     if not known_n.all():
         familiar_n = -np.array([p.unknown_score for p in predictions])
         figures["unknown"] = {
@@ -312,6 +307,16 @@ def _of_confidence(
         },
         "decided_share": float(decided_n.mean()),
         "decided_accuracy": float(correct_n[decided_n].mean()) if decided_n.any() else None,
+    }
+
+
+def _of_alarm(kinds: list[DecisionKind], shows_hazard: list[bool]) -> dict[str, float | None]:
+    """Return the shares of images with a hazard, and without one, for which the bin alarms."""
+    alarm_n = np.array([k == DecisionKind.HAZARD for k in kinds])
+    shows_n = np.array(shows_hazard)
+    return {
+        "recall": float(alarm_n[shows_n].mean()) if shows_n.any() else None,
+        "false_alarms": float(alarm_n[~shows_n].mean()) if not shows_n.all() else None,
     }
 
 

@@ -116,7 +116,7 @@ def test_place_and_rehearsal_have_equal_parts_and_settings_can_be_changed(
     assert (config.model.name, config.model.size_px) == ("resnet18", 48)
 
 
-def test_what_would_end_an_adaptation_late_is_said_at_once(
+def test_what_would_end_an_adaptation_late_is_an_error_at_its_start(
     bundles: tuple[Path, Path], site: Path, images: Path, tmp_path: Path
 ) -> None:
     lone = tmp_path / "lone"
