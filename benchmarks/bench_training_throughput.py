@@ -35,7 +35,7 @@ DATA = Path("../shared/data/trashnet")
 BATCH = 32
 STEPS = 8
 TURNS = 3
-NETWORKS = {"timm:tf_efficientnet_lite2": 240, "mobilenet_v2": 224}
+NETWORKS = {"mobilenet_v2": 224, "timm:tf_efficientnet_lite2": 224}
 
 
 def measure() -> Iterator[dict[str, Any]]:
