@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.adapt import adapt
+from training.adapt import adapt, plan
 from training.data import Images
 from training.evaluate import open_session, run_graph
 from vision.bundle import read_bundle
@@ -56,7 +56,8 @@ def measure() -> Iterator[dict[str, Any]]:
         started = time.perf_counter()
         refused = out / "refused-int8.onnx"
         try:
-            bundle = adapt(BUNDLE, site, [SHARED / "trashnet", SHARED / "open2"], out).bundle
+            config = plan(BUNDLE, site, [SHARED / "trashnet", SHARED / "open2"], out)
+            bundle = adapt(config).bundle
         except BundleError:
             if not refused.exists():  # int8 lost too much
                 raise

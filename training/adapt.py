@@ -10,7 +10,6 @@ and pseudorehearsal", Connection Science, 1995.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -57,8 +56,6 @@ RECIPE = RecipeConfig(
     freeze_norms=True,
     outlier_share=0.05,
 )
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,41 +115,28 @@ class Adaptation:
         return "\n".join(rows)
 
 
-def adapt(
-    bundle: Path,
-    site: Path,
-    rehearsal: Sequence[Path],
-    out: Path,
-    label_map: Path | None = None,
-    overrides: Sequence[str] = (),
-) -> Adaptation:
+def adapt(config: TrainConfig) -> Adaptation:
     """Train, export, quantise, fit the policy on the place, compare with the bundle of before.
 
-    A stopped adaptation goes on where it was. Leaves in `out` what a training run leaves, and
-    float.onnx, int8.onnx, adaptation.json.
+    A stopped adaptation goes on where it was. Leaves in `config.out` what a training run leaves,
+    and float.onnx, int8.onnx, adaptation.json.
 
     Args:
-        bundle: to start from, float or int8; its manifest names the network.
-        site: labelled images of the place.
-        rehearsal: sets that the bundle must not forget.
-        out: run folder.
-        label_map: JSON file, name in the data -> label; other names stand for themselves.
-        overrides: "key=value" settings of the training, over `RECIPE`.
+        config: from `plan`.
 
     Raises:
-        ConfigError: the bundle's network is not known, the place has no train or no val images, or
-            there are no images of a label that the bundle knows.
         BundleError: the new bundle forgets more than MAX_FORGOTTEN of a set, is worse on the place,
             or int8 loses too much; the message holds the table.
     """
-    config = plan(bundle, site, rehearsal, out, label_map, overrides)
+    bundle = Path(config.model.weights)
+    out = config.out
     train, val = open_training_data(config.data, config.seed, out / "images")
     finetune(config)
     float_path = out / "float.onnx"
     candidate = out / CANDIDATE
     export(out, float_path, progress=on_terminal("exporting"))
     quantize(float_path, candidate, train, val, progress=on_terminal("quantising"))
-    of_site = of_set(val, set_name(site))
+    of_site = of_set(val, set_name(config.data.root or Path()))
     licences = read_manifest(bundle).data_licences
     refit(float_path, train, of_site, {}, licences)
     parent = {"float_bundle_sha256": bundle_digest(float_path)}
@@ -171,18 +155,24 @@ def plan(
     label_map: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> TrainConfig:
-    """Return the training that adapts a bundle; see `adapt`.
+    """Return the training that adapts a bundle to a place.
 
     Place and rehearsal have equal parts in an epoch, whatever their sizes, and all epochs together
     show IMAGES_SHOWN images.
+
+    Args:
+        bundle: to start from, float or int8; its manifest names the network.
+        site: labelled images of the place.
+        rehearsal: sets that the bundle must not forget.
+        out: run folder.
+        label_map: JSON file, name in the data -> label; other names stand for themselves.
+        overrides: "key=value" settings of the training, over `RECIPE`.
+
+    Raises:
+        ConfigError: the bundle's network is not known, the place has no train or no val images, or
+            there are no images of a label that the bundle knows.
     """
     manifest = read_manifest(bundle)
-    network = manifest.lineage.get("network")
-    if network is None and not any(text.startswith("model.name=") for text in overrides):
-        raise ConfigError(
-            f"{bundle}: its manifest names no network, as of earlier versions; name it with "
-            "--set model.name=timm:tf_efficientnet_lite2 or the like"
-        )
     if bundle.resolve().parent == out.resolve():
         raise ConfigError(f"--out {out}: {bundle.name} lies there and would be replaced")
     _must_have_names_of_their_own([site, *rehearsal])
@@ -197,7 +187,7 @@ def plan(
             note=manifest.data_licences.get("note", ""),
         ),
         model=ModelConfig(
-            name=network or ModelConfig().name,
+            name=_network(manifest, bundle, overrides),
             weights=str(bundle),
             size_px=spec.width_px,
             fit=spec.fit,
@@ -295,7 +285,7 @@ def accept(done: Adaptation) -> Adaptation:
     compared = {c.dataset: c for c in done.changes}  # "known before" comes after "all"
     own, *others = compared.values()
     refusal = ""
-    if own.before - own.after > 0 and own.lost > FEW_IMAGES:
+    if own.lost > FEW_IMAGES:
         refusal = (
             f"is worse on {own.dataset} than before: check its labels with 'binsight data check', "
             "or add images"
@@ -317,6 +307,19 @@ def of_set(merged: Dataset, name: str) -> Dataset:
     """Return the samples of one of several merged sets; their names stay as they are there."""
     chosen = tuple(s for s in merged.samples if merged.set_of(s) == name)
     return replace(merged, name=name, samples=chosen)
+
+
+def _network(manifest: Manifest, bundle: Path, overrides: Sequence[str]) -> str:
+    named = [
+        text.removeprefix("model.name=") for text in overrides if text.startswith("model.name=")
+    ]
+    network = manifest.lineage.get("network") or "".join(named[-1:])
+    if not network:
+        raise ConfigError(
+            f"{bundle}: its manifest names no network, as of earlier versions; name it with "
+            "--set model.name=timm:tf_efficientnet_lite2 or the like"
+        )
+    return network
 
 
 def _label_map(label_map: Path | None, rehearsal: bool, out: Path) -> Path:

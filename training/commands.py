@@ -362,14 +362,14 @@ def _adapt(
     label_map: Path | None,
     overrides: list[str],
 ) -> None:
-    from training.adapt import adapt
+    from training.adapt import adapt, plan
     from training.report import write_report
     from vision.errors import ConfigError
 
     if site is None:
         raise ConfigError("--from: name the photographs of the place with --data")
     out = out or Path("runs/adapted")
-    done = adapt(bundle, site, rehearse, out, label_map, overrides)
+    done = adapt(plan(bundle, site, rehearse, out, label_map, overrides))
     print(f"{done.table()}\n{done.bundle}; report: {write_report(out)}")
 
 

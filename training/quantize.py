@@ -119,7 +119,7 @@ def quantize(
         probe=expected_output(exact, tensors, spec, Precision.INT8),
         metrics={
             "int8_against_float": loss.to_dict(),
-            **{key: source.metrics[key] for key in ("data",) if key in source.metrics},
+            "data": source.metrics.get("data", {}),
         },
         lineage={**source.lineage, "float_bundle_sha256": bundle_digest(data)},
     )

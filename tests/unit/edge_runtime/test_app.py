@@ -358,3 +358,15 @@ def test_a_recorded_recording_is_compared_with_what_was_accepted(tmp_path: Path)
     first = next(i for i, row in enumerate(rows) if row["stream"] != "glass")
     wanted = f"item {first + 1}: stream is 'glass'; the reference has {rows[first]['stream']!r}"
     assert replay.differences(copy, changed)[0] == wanted
+
+
+@pytest.mark.parametrize(("decision", "found"), [("unknown", 0), ("unsure", 1), ("known", 1)])
+def test_a_replay_compares_the_label_of_whatever_is_not_unknown(
+    tmp_path: Path, decision: str, found: int
+) -> None:
+    row = {"frame": 3, "label": "glass", "decision": decision, "stream": "residual"}
+    rows = [{**row, "confidence": 0.2, "frames_used": 1}]
+    copy = tmp_path / "one.avi"
+    replay.accept(copy, rows)
+    assert len(replay.differences(copy, [{**rows[0], "label": "metal"}])) == found
+    assert replay.differences(copy, [{**rows[0], "decision": "fault", "label": "metal"}])

@@ -3,13 +3,16 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
+from configs import load
 from training.adapt import (
     IMAGES_SHOWN,
     Adaptation,
@@ -19,7 +22,13 @@ from training.adapt import (
     compare,
     plan,
 )
+from training.batches import open_data, stream
 from training.commands import app
+from training.config import ModelConfig, TrainConfig
+from training.device import ALONE
+from training.gate import Loss
+from training.recipes.finetune import set_up, train_epoch
+from training.runs import Run, recipe_key
 from vision.bundle import read_manifest
 from vision.datasets import open_dataset
 from vision.errors import BundleError, ConfigError
@@ -50,7 +59,7 @@ def done(
             patch.setattr(f"training.{gate}", 1.0)
         patch.setattr("training.adapt.IMAGES_SHOWN", SHOWN)
         out = tmp_path_factory.mktemp("adapted")
-        return adapt(bundles[0], site, [images], out, overrides=FAST)
+        return adapt(plan(bundles[0], site, [images], out, overrides=FAST))
 
 
 def test_it_knows_the_new_label_and_its_policy_is_of_the_place(
@@ -139,7 +148,7 @@ def test_a_label_without_an_image_would_be_forgotten_and_is_asked_for(
     bundles: tuple[Path, Path], site: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"no image of e_waste.*--rehearse"):
-        adapt(bundles[0], site, [], tmp_path, overrides=FAST)
+        plan(bundles[0], site, [], tmp_path, overrides=FAST)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +162,38 @@ def test_a_label_without_an_image_would_be_forgotten_and_is_asked_for(
 def test_options_that_do_not_go_together_are_named(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(app, ["train", *arguments])
     assert message in str(result.exception)
+
+
+@pytest.mark.parametrize(("images", "refused"), [(9, False), (10, True)])
+def test_int8_is_refused_for_a_label_only_with_ten_images_of_it(images: int, refused: bool) -> None:
+    counts = {"glass": images, "paper": 1000}
+    loss = Loss(counts, {"glass": 0.9, "paper": 0.9}, {"glass": 0.8, "paper": 0.9}, 0.001, 0.0)
+    assert loss.too_much() is refused
+    assert ("over the limit" in loss.table()) is refused
+
+
+def test_a_run_is_not_continued_from_another_bundle_of_the_same_name(tmp_path: Path) -> None:
+    keys = []
+    for number in range(2):
+        weights = tmp_path / str(number) / "float.onnx"
+        weights.parent.mkdir()
+        weights.write_bytes(bytes([number]))
+        keys.append(recipe_key(TrainConfig(model=ModelConfig(weights=str(weights)))))
+    assert keys[0] != keys[1]
+
+
+def test_frozen_normalisation_stays_while_the_rest_learns(
+    settings: list[str], images: Path, tmp_path: Path
+) -> None:
+    values = [*settings, f"out={tmp_path}", "recipe.freeze_norms=true"]
+    config = load(TrainConfig, None, values)
+    data = open_data(config, Run(tmp_path), ALONE, Console(quiet=True))
+    trainer = set_up(config, data)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    batches = islice(stream(data.batches, range(1), 0, pin=False), 2)
+    train_epoch(config, trainer, trainer.model, 0, batches, lambda: None)
+    after = trainer.model.state_dict()
+    norms = [k for k in before if "bn" in k or "downsample.1" in k]
+    assert len(norms) == 20 * 5
+    assert all(torch.equal(before[k], after[k]) for k in norms)
+    assert not torch.equal(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
