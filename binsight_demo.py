@@ -219,7 +219,8 @@ def _quantized(folder: Path) -> Path:
 @contextmanager
 def _hub(folder: Path, port: int) -> Iterator[str]:
     with (folder / "hub.log").open("wb") as log:
-        settings = ["--set", f"lake={folder / 'lake'}", "--set", f"port={port}"]
+        settings = [f"--set=lake={folder / 'lake'}", f"--set=port={port}"]
+        settings.append("--set=lake_interval_s=0")  # the statistics are asked for at once
         process = subprocess.Popen(
             _command("hub", "serve", *settings), stdout=subprocess.PIPE, stderr=log
         )

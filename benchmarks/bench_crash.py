@@ -18,6 +18,7 @@ from typing import Any
 
 import duckdb
 
+from cluster.ingest.commit import move_waiting
 from cluster.lake.store import Lake
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import HttpUplinkConfig
@@ -116,7 +117,9 @@ def crash(folder: Path, kills: int, bins: int, seed: int = 0) -> dict[str, Any]:
             given[outbox.outbox_id] = int(rows[0][0]) if rows else 0
             assert outbox.dropped() == 0
     _deliver(hub, states)
-    files = Lake(folder / "lake").files("events")
+    lake = Lake(folder / "lake")
+    move_waiting(lake)
+    files = lake.files("events")
     with duckdb.connect() as db:
         found = db.read_parquet(files).project("outbox_id, seq").fetchall()
     wanted = {(outbox, seq) for outbox, last in given.items() for seq in range(1, last + 1)}

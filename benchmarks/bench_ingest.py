@@ -1,6 +1,6 @@
 """Durable events a second of one hub process, by batch size.
 
-Measured from the bytes of a request to the synced commit.
+Measured from the bytes of a request to the synced transaction of the ingest log.
 """
 
 import random
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.ingest.commit import Ingest
+from cluster.ingest.decode import decode
 from cluster.lake.store import Lake
 from vision.events import Batch, ItemEvent
-from vision.wire import decode_batch, encode_batch
+from vision.wire import encode_batch
 
 EVENT = ItemEvent(
     1_790_000_000_000,
@@ -72,12 +73,12 @@ def measure() -> Iterator[dict[str, Any]]:
     for size in (1, 10, 100):
         bodies = [encode_batch(Batch(f"o{b}", f"bin-{b}", 0, _events(size, b))) for b in range(50)]
         with tempfile.TemporaryDirectory() as folder:
-            ingest = Ingest(Lake(Path(folder)), lambda: 1_790_000_000_000, 0, 10**6)
-            ingest.commit([decode_batch(body) for body in bodies])
+            ingest = Ingest(Lake(Path(folder)), lambda: 1_790_000_000_000)
+            ingest.commit([decode(body) for body in bodies])
             rounds = 10
             started = time.perf_counter()
             for k in range(rounds):
-                shifted = [decode_batch(body) for body in bodies]
+                shifted = [decode(body) for body in bodies]
                 moved = [
                     Batch(
                         b.outbox_id,
@@ -89,6 +90,7 @@ def measure() -> Iterator[dict[str, Any]]:
                 ]
                 ingest.commit(moved)
             seconds = time.perf_counter() - started
+            ingest.close()
         yield {
             "batch_events": size,
             "bytes_per_event": round(len(bodies[0]) / size, 1),

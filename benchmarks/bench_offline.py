@@ -65,7 +65,7 @@ def offline(folder: Path, max_bytes: int, days: int = DAYS) -> dict[str, Any]:
     """Live a month without a hub, then send everything; return what came of it."""
     month = Month()
     ten_years_ms = 3650 * DAY_MS
-    ingest = Ingest(Lake(folder / "lake"), lambda: month.true_utc_ms, 0.0, 50_000)
+    ingest = Ingest(Lake(folder / "lake"), lambda: month.true_utc_ms)
     network = Network(ingest)
     largest = 0
     true: dict[int, int] = {}
@@ -91,6 +91,7 @@ def offline(folder: Path, max_bytes: int, days: int = DAYS) -> dict[str, Any]:
             uplink.step()
         sent_s = time.perf_counter() - started
         dropped = outbox.dropped()
+    ingest.close()
     with duckdb.connect() as db:
         rows = (
             db.read_parquet(Lake(folder / "lake").files("events"))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import uvicorn
 
 from cluster.config import HubConfig
-from cluster.lake.schema import EVENTS, ITEMS, OUTBOXES
+from cluster.ingest.commit import move_waiting
+from cluster.lake.schema import ITEMS, OUTBOXES
 from cluster.lake.store import Lake
 from cluster.statistics.aggregate import aggregate_files, merge
 from cluster.web.app import create_app
@@ -36,9 +37,7 @@ def serve(config: HubConfig) -> None:
     Raises:
         ConfigError: the address cannot be bound.
     """
-    lake = Lake(config.lake)
-    lake.claim()
-    app = create_app(config, lake, lambda: time.time_ns() // 1_000_000)
+    app = create_app(config, Lake(config.lake), lambda: time.time_ns() // 1_000_000)
     listener = socket.socket(socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -73,7 +72,7 @@ def aggregate(config: HubConfig, engine: str = "ray", ray_address: str | None = 
     """
     started = time.perf_counter()
     lake = Lake(config.lake)
-    version = lake.version(EVENTS)
+    move_waiting(lake)
     groups = lake.files_by_arrival()
     if not groups:
         raise StorageError(
@@ -87,9 +86,9 @@ def aggregate(config: HubConfig, engine: str = "ray", ray_address: str | None = 
         result = aggregate_with_ray(parts, ray_address)
     else:
         result = merge([aggregate_files(files) for files in parts])
-    lake.replace_statistics(ITEMS, result.items, version)
-    lake.replace_statistics(OUTBOXES, result.outboxes, version)
     events = sum(result.items.column("items").to_pylist())
+    lake.replace_statistics(ITEMS, result.items, events)
+    lake.replace_statistics(OUTBOXES, result.outboxes, events)
     return Aggregated(
         events, len(parts), result.items.num_rows, time.perf_counter() - started, engine
     )

@@ -18,8 +18,12 @@ class HubConfig(StrictModel):
         token: bearer token that bins must bring; None takes every bin (for a closed network).
         mqtt: broker to take batches from as well, e.g. mqtt://user:word@127.0.0.1:1883 (extra
             "mqtt"); None for none.
-        commit_interval_s: batches that arrive within it share one durable commit.
-        commit_events: a commit is not made larger than this.
+        commit_interval_s: batches that arrive within it share one durable transaction of the ingest
+            log, and so one fsync.
+        lake_interval_s: time between two commits to the lake, and so how late the statistics are at
+            most; 0 moves each group to the lake before it is acknowledged.
+        waiting_events: events that wait in memory for their transaction at most; beyond it a bin is
+            told to come again later (429).
     """
 
     lake: Path = Path("runs/hub/lake")
@@ -27,5 +31,6 @@ class HubConfig(StrictModel):
     port: int = Field(default=8040, ge=0, le=65535)
     token: Token | None = None
     mqtt: str | None = Field(default=None, pattern=r"^mqtts?://[^\s/]+$")
-    commit_interval_s: float = Field(default=0.25, ge=0, le=10)
-    commit_events: int = Field(default=50_000, ge=1)
+    commit_interval_s: float = Field(default=0.05, ge=0, le=10)
+    lake_interval_s: float = Field(default=10, ge=0, le=3600)
+    waiting_events: int = Field(default=200_000, ge=1)

@@ -10,6 +10,7 @@
     ├── WireError      a batch or a receipt is not what the protocol says
     ├── UplinkError    the hub could not be reached or did not take a batch
     └── StorageError   an outbox or a lake cannot be opened, read or written
+        └── BusyError  it works, and has too much to do
 
 Each message names the file or key at fault and what to do about it. The command line prints it and
 exits with 2; any other exception is a defect and keeps its traceback.
@@ -54,3 +55,7 @@ class UplinkError(BinsightError):
 
 class StorageError(BinsightError):
     """Durable storage failed; nothing was acknowledged."""
+
+
+class BusyError(StorageError):
+    """Nothing is wrong, but too much waits already: try again later."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
@@ -19,6 +20,7 @@ from vision.errors import WireError
 
 MAX_TEXT_BYTES = 1000
 _MAX_INT = 2**63 - 1
+_LARGEST_FLOAT = int(sys.float_info.max)
 
 
 class Outcome(StrEnum):
@@ -104,15 +106,17 @@ class ItemEvent:
         values: dict[str, Any] = {}
         for name, kind in _EVENT_TYPES.items():
             value = document.get(name, _EVENT_DEFAULTS.get(name))
-            if kind is float and type(value) is int and abs(value) <= _MAX_INT:
+            if kind is float and type(value) is int and abs(value) <= _LARGEST_FLOAT:
                 value = float(value)
             if type(value) is not kind or not storable(value):
                 raise WireError(
                     f"event field {name!r} is {str(value)[:80]!r}; {kind.__name__} expected"
                 )
             values[name] = value
-        extra = {k: v for k, v in document.items() if k not in _EVENT_TYPES and k != "extra"}
-        if not _json_storable(extra):
+        extra = {}
+        if len(document) > len(_EVENT_TYPES) or not document.keys() <= _EVENT_TYPES.keys():
+            extra = {k: v for k, v in document.items() if k not in _EVENT_TYPES and k != "extra"}
+        if extra and not _json_storable(extra):
             raise WireError("an unknown event field cannot be stored as JSON text")
         return cls(**values, extra=extra)
 
@@ -132,10 +136,12 @@ def storable(value: object) -> bool:
 
     It holds 64-bit integers, finite numbers, and short text that encodes as UTF-8.
     """
-    if isinstance(value, int):
-        return abs(value) <= _MAX_INT
+    if isinstance(value, str) and value.isascii() and len(value) <= MAX_TEXT_BYTES:
+        return True  # nearly all are such, and there are millions
     if isinstance(value, float):
         return math.isfinite(value)
+    if isinstance(value, int):
+        return abs(value) <= _MAX_INT
     if not isinstance(value, str):
         return False
     try:

@@ -31,7 +31,7 @@ MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 MAX_BATCH_EVENTS = 10_000
 MAX_ANSWER_BYTES = 64 * 1024
-_MAX_SEQ = 2**53
+MAX_SEQ = 2**53
 
 # With a refusal as the body the answer is about the content: no other bin or time will change it.
 CONTENT_REFUSED = (400, 413, 422)
@@ -78,13 +78,13 @@ def decode_batch(body: bytes) -> Batch:
                 f"batch field {name!r} is {str(text)[:140]!r}; a text of 1 to 128 characters "
                 "expected"
             )
-    if type(dropped) is not int or not 0 <= dropped < _MAX_SEQ:
+    if type(dropped) is not int or not 0 <= dropped < MAX_SEQ:
         raise WireError(f"batch field 'dropped' is {dropped!r}; a count expected")
     sent_ms = document.get("sent_monotonic_ms", -1)
     boot_id = document.get("sent_boot_id", "")
     if (
         type(sent_ms) is not int
-        or not -1 <= sent_ms < _MAX_SEQ
+        or not -1 <= sent_ms < MAX_SEQ
         or not isinstance(boot_id, str)
         or not storable(boot_id)
     ):
@@ -99,7 +99,7 @@ def decode_batch(body: bytes) -> Batch:
         if not isinstance(row, dict):
             raise WireError("an event is not an object")
         seq = row.pop("seq", None)
-        if type(seq) is not int or not last < seq < _MAX_SEQ:
+        if type(seq) is not int or not last < seq < MAX_SEQ:
             raise WireError(f"event seq {seq!r} after {last}: numbers must rise")
         events.append((seq, ItemEvent.from_dict(row)))
         last = seq
@@ -142,7 +142,12 @@ def is_refusal(body: bytes) -> bool:
     return isinstance(document, dict) and document.get("schema") == REFUSAL_SCHEMA
 
 
-def _inflate_json(body: bytes) -> object:
+def inflate(body: bytes) -> bytes:
+    """Return the JSON text of a compressed batch.
+
+    Raises:
+        WireError: not zlib, cut short, or larger than MAX_BATCH_BYTES when unpacked.
+    """
     # The stream's declared sizes are not trusted: the cap holds on what actually comes out.
     inflater = zlib.decompressobj()
     try:
@@ -153,8 +158,12 @@ def _inflate_json(body: bytes) -> object:
         raise WireError(f"the batch unpacks to more than {MAX_BATCH_BYTES} bytes")
     if not inflater.eof:
         raise WireError("the body is cut short")
+    return text
+
+
+def _inflate_json(body: bytes) -> object:
     try:
-        document: object = json.loads(text, parse_constant=_refuse_constant)
+        document: object = json.loads(inflate(body), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise WireError(f"the batch is not JSON ({error})") from error
     return document

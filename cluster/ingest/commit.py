@@ -1,24 +1,55 @@
-"""Batches in, receipts out.
+"""Batches in, receipts out, and on into the lake.
 
-A receipt is given only when the events are durable in the lake; a batch may be sent twice.
+A receipt is given only when the events are durable in the ingest log; a batch may be sent twice.
+What the log holds is moved to the lake in larger, rarer commits, and each entry once: the lake's
+commit names the last entry that it holds, and only then the log forgets it.
 
-Group commit: batches that arrive within a short interval share one commit. One committer runs at a
-time, so the high-water marks it reads cannot change under it.
+Group commit: batches that arrive within a short interval share one transaction. One committer runs
+at a time, so the high-water marks cannot change under it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cluster.ingest.event_time import date_batch
+from cluster.ingest.ingest_log import IngestLog
+from cluster.lake.schema import events_table, rows_from_bytes, rows_to_bytes
 from cluster.lake.store import Lake
-from vision.errors import StorageError
+from vision.errors import BusyError, StorageError
 from vision.events import Batch, Receipt
 
 log = logging.getLogger(__name__)
+
+LOG_NAME = "ingest_log.sqlite"
+# How often the mover looks whether enough has come together.
+_MOVER_TICK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes and times of the way in.
+
+    Attributes:
+        commit_interval_s: batches that arrive within it share one durable transaction.
+        commit_events: events in one transaction at most.
+        lake_interval_s: time between two commits to the lake; 0 moves each group before its
+            receipts are given.
+        lake_events: so many that wait in the log are moved at once.
+        waiting_events: events in memory that wait for their transaction at most.
+        log_events: events that wait in the log at most, if the lake does not take them.
+    """
+
+    commit_interval_s: float = 0.05
+    commit_events: int = 50_000
+    lake_interval_s: float = 10.0
+    lake_events: int = 200_000
+    waiting_events: int = 200_000
+    log_events: int = 20_000_000
 
 
 @dataclass(slots=True)
@@ -32,69 +63,106 @@ class Counters:
 
 
 class Ingest:
-    """Accepts batches; `run` must be running.
+    """Accepts batches; `run` must be running. It claims the lake until it is closed.
 
     Args:
         lake: where events go.
         now_utc_ms: the hub's clock.
-        interval_s: time over which batches are gathered.
-        commit_events: events in one commit at most.
+        limits: sizes and times.
 
     Attributes:
         broken: "", or what ended `run`: nothing is taken any more, and the hub must be started
             again.
+        lake_problem: "", or why the lake did not take the events that wait in the log.
+
+    Raises:
+        StorageError: another hub has the lake, or the log or the lake cannot be read.
     """
 
     def __init__(
-        self, lake: Lake, now_utc_ms: Callable[[], int], interval_s: float, commit_events: int
+        self, lake: Lake, now_utc_ms: Callable[[], int], limits: Limits | None = None
     ) -> None:
         self._lake = lake
         self._now_utc_ms = now_utc_ms
-        self._interval_s = interval_s
-        self._commit_events = commit_events
+        self._limits = limits or Limits()
         self._queue: asyncio.Queue[tuple[Batch, asyncio.Future[Receipt]]] = asyncio.Queue()
+        self._queued_events = 0
         self._group: list[tuple[Batch, asyncio.Future[Receipt]]] = []
-        self._marks: dict[str, int] = {}
+        self._moving = threading.Lock()
         self.counters = Counters()
         self.broken = ""
+        self.lake_problem = ""
+        lake.claim()
+        try:
+            self._log = _open_settled(lake)
+        except StorageError:
+            lake.release()
+            raise
+        self._marks = self._log.marks()
+
+    @property
+    def waiting_events(self) -> int:
+        """Return how many acknowledged events the lake does not hold yet."""
+        return self._log.waiting_events
+
+    def mark(self, outbox_id: str) -> int:
+        """Return the greatest acknowledged event number of an outbox, 0 for an unknown one."""
+        return self._marks.get(outbox_id, 0)
 
     async def accept(self, batch: Batch) -> Receipt:
         """Return the receipt of a batch once all its events are durable.
 
         Raises:
-            StorageError: they are not; the bin must send them again.
+            BusyError: too much waits already.
+            StorageError: they are not durable. Either way the bin must send them again.
         """
         if self.broken:
             raise StorageError(self.broken)
+        if self._queued_events >= self._limits.waiting_events:
+            raise BusyError(f"{self._queued_events} events wait for the disk; send them later")
+        if self._log.waiting_events >= self._limits.log_events:
+            raise BusyError(
+                f"{self._log.waiting_events} events wait for the lake; send them later "
+                f"({self.lake_problem})"
+            )
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._queued_events += len(batch.events)
         await self._queue.put((batch, future))
         return await future
 
     async def run(self) -> None:
-        """Commit what arrives, for ever; cancel to stop.
+        """Commit what arrives and move it to the lake, for ever; cancel to stop.
 
         Whatever ends it leaves no batch without an answer.
         """
         try:
-            while True:
-                await self._commit_next()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._commit_for_ever())
+                if self._limits.lake_interval_s:
+                    tasks.create_task(self._move_for_ever())
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            self.broken = f"the hub takes no events any more, start it again ({error!r})"
+            cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
+            self.broken = f"the hub takes no events any more, start it again ({cause!r})"
             log.critical("ingest: %s", self.broken, exc_info=error)
             while not self._queue.empty():
                 self._group.append(self._queue.get_nowait())
             self._refuse(StorageError(self.broken))
             raise
 
+    async def _commit_for_ever(self) -> None:
+        while True:
+            await self._commit_next()
+
     async def _commit_next(self) -> None:
         self._group = [await self._queue.get()]
-        await asyncio.sleep(self._interval_s)
+        await asyncio.sleep(self._limits.commit_interval_s)
         events = len(self._group[0][0].events)
-        while not self._queue.empty() and events < self._commit_events:
+        while not self._queue.empty() and events < self._limits.commit_events:
             self._group.append(self._queue.get_nowait())
             events += len(self._group[-1][0].events)
+        self._queued_events -= events
         try:
             receipts = await asyncio.to_thread(self.commit, [batch for batch, _ in self._group])
         except Exception as error:
@@ -105,18 +173,31 @@ class Ingest:
             if not future.done():  # a bin that hung up will ask again
                 future.set_result(receipt)
 
+    async def _move_for_ever(self) -> None:
+        waited_s = 0.0
+        while True:
+            await asyncio.sleep(_MOVER_TICK_S)
+            waited_s += _MOVER_TICK_S
+            full = self._log.waiting_events >= self._limits.lake_events
+            if self._log.waiting_events and (full or waited_s >= self._limits.lake_interval_s):
+                waited_s = 0.0
+                try:
+                    await asyncio.to_thread(self.move)
+                except Exception:
+                    log.exception("ingest: the lake does not take what waits in the log")
+
     def _refuse(self, error: StorageError) -> None:
         for _, future in self._group:
             if not future.done():
                 future.set_exception(error)
 
     def commit(self, batches: list[Batch]) -> list[Receipt]:
-        """Store what is new of these batches in one commit; return a receipt for each.
+        """Store what is new of these batches in one transaction; return a receipt for each.
 
         Raises:
             StorageError: nothing of them may be taken as stored.
         """
-        marks = {b.outbox_id: self._mark(b.outbox_id) for b in batches}
+        marks = {b.outbox_id: self.mark(b.outbox_id) for b in batches}
         fresh: list[Batch] = []
         receipts = []
         for batch in batches:
@@ -128,23 +209,95 @@ class Ingest:
         sent = sum(len(b.events) for b in batches)
         stored = sum(len(b.events) for b in fresh)
         if fresh:
-            try:
-                received_utc_ms = self._now_utc_ms()
-                dated = [date_batch(batch, received_utc_ms) for batch in fresh]
-                self._lake.append(dated, received_utc_ms)
-            except BaseException:
-                # The commit may or may not have reached the disk: ask the lake again next time.
-                for outbox_id in marks:
-                    self._marks.pop(outbox_id, None)
-                raise
+            received_utc_ms = self._now_utc_ms()
+            dated = [date_batch(batch, received_utc_ms) for batch in fresh]
+            rows = rows_to_bytes(events_table(dated, received_utc_ms))
+            self._log.append(rows, stored, {b.outbox_id: marks[b.outbox_id] for b in fresh})
+            self._marks.update(marks)
             self.counters.commits += 1
-        self._marks.update(marks)
         self.counters.batches += len(batches)
         self.counters.events += stored
         self.counters.repeated_events += sent - stored
+        if not self._limits.lake_interval_s:
+            self.move()
         return receipts
 
-    def _mark(self, outbox_id: str) -> int:
-        if outbox_id not in self._marks:
-            self._marks[outbox_id] = self._lake.high_water_mark(outbox_id)
-        return self._marks[outbox_id]
+    def move(self) -> int:
+        """Move what waits in the log to the lake, and return how many events that were.
+
+        Raises:
+            StorageError: the lake does not take them; they stay in the log.
+        """
+        with self._moving:
+            try:
+                moved = _move(self._log, self._lake, self._limits.lake_events)
+            except StorageError as error:
+                self.lake_problem = str(error)
+                raise
+            self.lake_problem = ""
+            return moved
+
+    def close(self) -> None:
+        """Move what waits, if the lake takes it, and give the lake free."""
+        try:
+            self.move()
+        except StorageError:
+            log.exception("ingest: what waits in the log stays there until the next start")
+        with self._moving:
+            self._log.close()
+            self._lake.release()
+
+
+def move_waiting(lake: Lake) -> int:
+    """Move what a hub left in its log to the lake, unless a hub runs; return the events moved.
+
+    Raises:
+        StorageError: log or lake cannot be read or written.
+    """
+    if not (lake.folder / LOG_NAME).exists() or not lake.try_claim():
+        return 0
+    try:
+        waiting = _open_settled(lake)
+        try:
+            return _move(waiting, lake, Limits().lake_events)
+        finally:
+            waiting.close()
+    finally:
+        lake.release()
+
+
+def _open_settled(lake: Lake) -> IngestLog:
+    """Open the log of a lake, and bring the two together.
+
+    A kill may have come after the lake's commit and before the log forgot it. A log that is new, or
+    older than the lake (a restored copy), learns the marks from the lake's own rows.
+    """
+    ingest_log = IngestLog(lake.folder / LOG_NAME)
+    try:
+        moved = lake.moved(ingest_log.log_id)
+        lake.sync()  # of an earlier process, before anything is forgotten for it
+        known = ingest_log.last_number()
+        if moved > known or (known == 0 and lake.has_events()):
+            log.warning("ingest: the log is older than the lake; its marks are read from the lake")
+            ingest_log.restore(lake.greatest_numbers(), max(moved, known))
+        ingest_log.trim(moved)
+    except StorageError:
+        ingest_log.close()
+        raise
+    return ingest_log
+
+
+def _move(ingest_log: IngestLog, lake: Lake, events: int) -> int:
+    if not lake.settled:  # a commit that failed may have reached the disk all the same
+        lake.sync()
+        ingest_log.trim(lake.moved(ingest_log.log_id))
+    moved = 0
+    while entries := ingest_log.first(events):
+        table = rows_from_bytes([rows for _, rows in entries])
+        last = entries[-1][0]
+        lake.append(table, ingest_log.log_id, last)
+        ingest_log.trim(last)
+        moved += table.num_rows
+    if moved:
+        lake.maintain()
+    return moved

@@ -21,14 +21,14 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from cluster.ingest.commit import Ingest
-from vision.errors import BinsightError, WireError
+from cluster.ingest.decode import decode
+from vision.errors import BinsightError, BusyError, WireError
 from vision.wire import (
     ANSWER_TOPIC,
     ANSWERS_TOPIC,
     BATCHES_TOPIC,
     MAX_BODY_BYTES,
     bearer,
-    decode_batch,
     encode_receipt,
     encode_refusal,
 )
@@ -118,10 +118,10 @@ class MqttConsumer:
         if len(message.payload) > MAX_BODY_BYTES:
             return 413, encode_refusal(f"more than {MAX_BODY_BYTES} bytes")
         try:
-            return 200, encode_receipt(
-                await self._ingest.accept(decode_batch(bytes(message.payload)))
-            )
+            return 200, encode_receipt(await self._ingest.accept(decode(bytes(message.payload))))
         except WireError as error:
             return 400, encode_refusal(str(error))
+        except BusyError as error:
+            return 429, json.dumps({"error": str(error)}).encode()
         except BinsightError as error:
             return 503, json.dumps({"error": str(error)}).encode()

@@ -3,25 +3,42 @@
 The hub's only address of deltalake. It stores what it is given: it reads no clock and dates no
 event. `append` returns when the commit is synced to the disk (`cluster.lake.durable`).
 
-The high-water mark of an outbox is stored in the very commit that stores its events (a Delta
-application transaction), so a hub keeps no state of its own and cannot take a batch twice.
+What a commit holds of the ingest log is stored in that very commit (a Delta application
+transaction), so no entry of the log can be taken twice. The cost of a commit stays the same over
+the years: the table is kept open, small files are compacted, and old ones and old log entries go.
 """
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, TextIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from cluster.lake.durable import sync_all, sync_commit
-from cluster.lake.schema import EVENTS, DatedBatch, events_table
+from cluster.lake.schema import EVENTS
 from vision.errors import StorageError
+
+T = TypeVar("T")
+
+# The newest arrival date is compacted after so many commits.
+COMPACT_EVERY_COMMITS = 32
+# Files of this size are left alone.
+COMPACT_BYTES = 64 * 1024 * 1024
+# A reader that has listed the files of a version may read them for so long.
+KEEP_FILES_HOURS = 24
+# Names of Delta's own table properties.
+_PROPERTIES = {
+    "delta.checkpointInterval": "1000",  # `maintain` makes them
+    "delta.logRetentionDuration": "interval 1 hours",
+    "delta.deletedFileRetentionDuration": f"interval {KEEP_FILES_HOURS} hours",
+}
 
 
 class Lake:
@@ -29,13 +46,21 @@ class Lake:
 
     Args:
         root: folder; made if missing.
+
+    Attributes:
+        folder: as given.
+        settled: False while the disk may hold commits that nobody has synced: after a start, and
+            after a failed commit. Ask `moved` again then.
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
-        # False while the disk may hold commits that nobody has synced: after a start, and after a
-        # failed commit.
-        self._settled = False
+        self.folder = root
+        self.settled = False
+        self._claim: TextIO | None = None
+        # The writer's own: nobody else may commit to the events.
+        self._events: DeltaTable | None = None
+        self._event_count: int | None = None
+        self._commits_since_compaction = 0
         if unquote(str(root.resolve())) != str(root.resolve()):
             raise StorageError(
                 f"{root}: deltalake takes %XX in a path for an encoded letter; name another folder"
@@ -52,34 +77,114 @@ class Lake:
                 f"{root}: the lake's folder cannot be made ({error.strerror})"
             ) from error
 
-    def high_water_mark(self, outbox_id: str) -> int:
-        """Return the greatest event number of an outbox that is durable, 0 for an unknown one."""
-        if not self._settled:
-            sync_all()
-            self._settled = True
-        table = self._open(EVENTS)
-        return int((table.transaction_version(outbox_id) if table else None) or 0)
-
-    def append(self, batches: Sequence[DatedBatch], received_utc_ms: int) -> None:
-        """Store batches in one durable commit, with the new high-water marks.
-
-        Args:
-            batches: only events above the marks; several batches of one outbox in rising order.
-            received_utc_ms: time of arrival, UTC.
+    def claim(self) -> None:
+        """Become the one hub that takes events into this lake, until `release`.
 
         Raises:
-            StorageError: nothing may be acknowledged.
+            StorageError: another hub is.
         """
-        marks = {dated.batch.outbox_id: dated.batch.events[-1][0] for dated in batches}
-        properties = CommitProperties(
-            app_transactions=[Transaction(outbox_id, seq) for outbox_id, seq in marks.items()]
-        )
-        self._commit(EVENTS, events_table(batches, received_utc_ms), "append", properties)
+        if not self.try_claim():
+            raise StorageError(
+                f"{self.folder}: another hub takes events into this lake; stop it, or name another "
+                "lake"
+            )
 
-    def replace_statistics(self, name: str, table: pa.Table, events_version: int) -> None:
-        """Replace a statistics table, and note of which version of the events it is."""
-        properties = CommitProperties(custom_metadata={"events_version": str(events_version)})
-        self._commit(name, table, "overwrite", properties)
+    def try_claim(self) -> bool:
+        """Claim the lake if no other hub has it, and return whether it worked."""
+        claim = (self.folder / ".hub.lock").open("w")
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            claim.close()
+            return False
+        self._claim = claim
+        return True
+
+    def release(self) -> None:
+        """Let another hub claim the lake."""
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
+
+    def sync(self) -> None:
+        """Sync what an earlier process, or a failed commit, may have left unsynced."""
+        sync_all()
+        self.settled = True
+
+    def moved(self, log_id: str) -> int:
+        """Return the number of the last entry of an ingest log that the events hold, or 0."""
+        table = self._open(EVENTS)
+        return int((table.transaction_version(log_id) if table else None) or 0)
+
+    def append(self, rows: pa.Table, log_id: str, last_number: int) -> None:
+        """Store events in one durable commit that names what it holds of an ingest log.
+
+        Args:
+            rows: of EVENT_SCHEMA.
+            log_id: the log that they come from.
+            last_number: of the last entry among them.
+
+        Raises:
+            StorageError: the log must keep them. They may be in the lake all the same: `settled`
+                is False then.
+        """
+        if self._events is None:
+            self._events = self._open(EVENTS)
+        self._guarded(EVENTS, lambda: self._append(rows, log_id, last_number))
+        self._event_count = self._count(self._events)
+        self._commits_since_compaction += 1
+
+    def maintain(self) -> None:
+        """Compact and clean up where it is due; readers of the last KEEP_FILES_HOURS go on.
+
+        Raises:
+            StorageError: it was not done; nothing is lost.
+        """
+        if self._commits_since_compaction >= COMPACT_EVERY_COMMITS and self._events is not None:
+            self._guarded(EVENTS, self._compact)
+            self._commits_since_compaction = 0
+
+    def event_count(self) -> int:
+        """Return how many events the lake holds."""
+        if self._event_count is None:
+            self._event_count = self._count(self._open(EVENTS))
+        return self._event_count
+
+    def has_events(self) -> bool:
+        """Return whether there is a table of events."""
+        return self._open(EVENTS) is not None
+
+    def greatest_numbers(self) -> dict[str, int]:
+        """Return the greatest event number of each outbox; reads two columns of every file."""
+        greatest: dict[str, int] = {}
+        for file in self.files(EVENTS):
+            rows = pq.read_table(file, columns=["outbox_id", "seq"], partitioning=None)
+            for row in rows.group_by("outbox_id").aggregate([("seq", "max")]).to_pylist():
+                outbox_id = row["outbox_id"]
+                greatest[outbox_id] = max(greatest.get(outbox_id, 0), row["seq_max"])
+        return greatest
+
+    def replace_statistics(self, name: str, table: pa.Table, events: int) -> None:
+        """Replace a statistics table, and note of how many events it is."""
+        properties = CommitProperties(custom_metadata={"events": str(events)})
+        path = self.folder / name
+
+        def replace() -> None:
+            write_deltalake(
+                self._uri(name),
+                table,
+                mode="overwrite",
+                commit_properties=properties,
+                schema_mode="overwrite",
+            )
+            sync_commit(path, DeltaTable(self._uri(name)).version())
+
+        self._guarded(name, replace)
+
+    def events_of(self, name: str) -> int:
+        """Return of how many events a statistics table is; -1 if there is no such table."""
+        table = self._open(name)
+        return int(table.history(1)[0].get("events", 0)) if table else -1
 
     def files(self, name: str) -> list[str]:
         """Return the Parquet files of a table's newest version; empty if there is no table."""
@@ -93,84 +198,76 @@ class Lake:
             groups.setdefault(Path(uri).parent.name.partition("=")[2], []).append(uri)
         return groups
 
-    def version(self, name: str) -> int:
-        """Return the newest version of a table, -1 if there is none."""
-        table = self._open(name)
-        return int(table.version()) if table else -1
+    def _append(self, rows: pa.Table, log_id: str, last_number: int) -> None:
+        # A table that is not there yet is made by the same call.
+        # A lake of an earlier version gets the columns that it lacks.
+        write_deltalake(
+            self._uri(EVENTS) if self._events is None else self._events,
+            rows,
+            mode="append",
+            partition_by=["arrival_date"],
+            configuration=_PROPERTIES if self._events is None else None,
+            commit_properties=CommitProperties(app_transactions=[Transaction(log_id, last_number)]),
+            schema_mode="merge",
+        )
+        if self._events is None:
+            self._events = DeltaTable(self._uri(EVENTS))
+        sync_commit(self.folder / EVENTS, self._events.version())
 
-    def events_version_of(self, name: str) -> int:
-        """Return the version of the events that a statistics table was computed from.
+    def _compact(self) -> None:
+        table = self._events
+        assert table is not None  # noqa: S101  narrows the type; `maintain` asks
+        path = self.folder / EVENTS
+        if any(table.metadata().configuration.get(k) != v for k, v in _PROPERTIES.items()):
+            table.alter.set_table_properties(_PROPERTIES)
+            sync_commit(path, table.version())
+        before = table.version()
+        table.optimize.compact(target_size=COMPACT_BYTES)
+        table.create_checkpoint()
+        # What replaces the small files is on the disk before they, or their log entries, go.
+        for version in range(before + 1, table.version() + 1):
+            sync_commit(path, version)
+        sync_commit(path, table.version())
+        table.vacuum(
+            retention_hours=KEEP_FILES_HOURS, dry_run=False, enforce_retention_duration=False
+        )
+        table.cleanup_metadata()
 
-        -1 if there is no such table.
-        """
-        table = self._open(name)
-        return int(table.history(1)[0].get("events_version", -1)) if table else -1
-
-    def claim(self) -> None:
-        """Become the one hub that takes events into this lake, until the process ends.
-
-        Raises:
-            StorageError: another hub is.
-        """
-        self._claim = (self._root / ".hub.lock").open("w")
-        try:
-            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StorageError(
-                f"{self._root}: another hub takes events into this lake; stop it, or name another "
-                "lake"
-            ) from error
+    @staticmethod
+    def _count(table: DeltaTable | None) -> int:
+        return int(table.count()) if table else 0
 
     def _uri(self, name: str) -> str:
-        return (self._root / name).resolve().as_uri()
+        return (self.folder / name).resolve().as_uri()
 
     def _open(self, name: str) -> DeltaTable | None:
+        def opened() -> DeltaTable | None:
+            try:
+                return DeltaTable(self._uri(name))
+            except TableNotFoundError:
+                return None
+
+        return self._mapped(name, "cannot be read", opened)
+
+    def _guarded(self, name: str, write: Callable[[], Any]) -> None:
+        """Run what commits; after a failure nothing that was kept of the table is believed."""
         try:
-            return DeltaTable(self._uri(name))
-        except TableNotFoundError:
-            return None
+            self._mapped(name, "cannot be written", write)
+        except StorageError:
+            self.settled = False
+            self._events = None
+            self._event_count = None
+            raise
+
+    def _mapped(self, name: str, what: str, action: Callable[[], T]) -> T:
+        try:
+            return action()
         except (DeltaError, OSError) as error:
-            raise StorageError(f"{self._root / name}: the lake cannot be read ({error})") from error
+            raise StorageError(f"{self.folder / name}: the lake {what} ({error})") from error
         except BaseException as error:
-            _must_be_a_panic(error)
+            # In Python a panic of a Rust library is no Exception, and passes all that catch.
+            if type(error).__name__ != "PanicException":
+                raise
             raise StorageError(
-                f"{self._root / name}: deltalake broke down reading the lake ({error})"
+                f"{self.folder / name}: deltalake broke down, the lake {what} ({error})"
             ) from error
-
-    def _commit(
-        self,
-        name: str,
-        table: pa.Table,
-        mode: Literal["append", "overwrite"],
-        properties: CommitProperties,
-    ) -> None:
-        path = self._root / name
-        grows = mode == "append"
-        try:
-            # A table that is not there yet is made by the same call.
-            # A lake of an earlier version gets the columns that it lacks.
-            write_deltalake(
-                self._uri(name),
-                table,
-                mode=mode,
-                partition_by=["arrival_date"] if grows else None,
-                commit_properties=properties,
-                schema_mode="merge" if grows else "overwrite",
-            )
-            sync_commit(path, DeltaTable(self._uri(name)).version())
-        except (DeltaError, OSError) as error:
-            self._settled = False
-            raise StorageError(f"{path}: the commit failed ({error})") from error
-        except BaseException as error:
-            self._settled = False
-            _must_be_a_panic(error)
-            raise StorageError(f"{path}: deltalake broke down in the commit ({error})") from error
-
-
-def _must_be_a_panic(error: BaseException) -> None:
-    """Raise again what is no panic of a Rust library.
-
-    In Python a panic is no Exception, and passes all that catch.
-    """
-    if type(error).__name__ != "PanicException":
-        raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -10,23 +11,31 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from cluster.config import HubConfig
-from cluster.ingest.commit import Ingest
+from cluster.ingest.commit import Ingest, Limits
 from cluster.lake.store import Lake
 from cluster.web.routes import batches, health, pages, statistics
 from cluster.web.state import Hub
-from vision.errors import BinsightError, ConfigError, WireError
+from vision.errors import BinsightError, BusyError, ConfigError, WireError
 from vision.wire import encode_refusal
+
+# Seconds after which a bin that was not served may come again, from and to.
+RETRY_AFTER_S = (5, 60)
 
 
 def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> FastAPI:
     """Return the hub's ASGI application.
 
     Args:
-        config: token, broker and commit sizes.
+        config: token, broker, sizes and times of the way in.
         lake: where events go.
         now_utc_ms: the hub's clock.
     """
-    ingest = Ingest(lake, now_utc_ms, config.commit_interval_s, config.commit_events)
+    limits = Limits(
+        commit_interval_s=config.commit_interval_s,
+        lake_interval_s=config.lake_interval_s,
+        waiting_events=config.waiting_events,
+    )
+    ingest = Ingest(lake, now_utc_ms, limits)
     hub = Hub(lake, ingest, now_utc_ms, config.token)
 
     @asynccontextmanager
@@ -42,6 +51,7 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
             await asyncio.to_thread(hub.consumer.close)
         committer.cancel()
         await asyncio.gather(committer, return_exceptions=True)
+        await asyncio.to_thread(ingest.close)
 
     # Addresses in pages are relative, so that the hub may stand behind any path of a proxy.
     app = FastAPI(
@@ -62,5 +72,9 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
 async def _explain(_: Request, error: BinsightError) -> Response:
     if isinstance(error, WireError):
         return Response(encode_refusal(str(error)), 400, media_type="application/json")
-    status = 400 if isinstance(error, ConfigError) else 503
-    return JSONResponse({"error": str(error)}, status)
+    if isinstance(error, ConfigError):
+        return JSONResponse({"error": str(error)}, 400)
+    status = 429 if isinstance(error, BusyError) else 503
+    # Not all at the same second: a whole city may be waiting.
+    headers = {"Retry-After": str(random.randint(*RETRY_AFTER_S))}
+    return JSONResponse({"error": str(error)}, status, headers)

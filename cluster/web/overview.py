@@ -47,14 +47,14 @@ def with_shares(counts: pa.Table) -> pa.Table:
 
 
 def overview(
-    counts: FleetCounts, outboxes: Sequence[Completeness], commits_behind: int
+    counts: FleetCounts, outboxes: Sequence[Completeness], events_behind: int
 ) -> OverviewAnswer:
     """Return everything that the page draws.
 
     Args:
         counts: of the whole fleet.
         outboxes: every outbox that has sent events.
-        commits_behind: commits of events that the statistics lack.
+        events_behind: events received that the statistics lack.
     """
     streams = _sums(counts.streams, "stream")
     confident: Counter[str] = Counter()
@@ -67,7 +67,7 @@ def overview(
     if RESIDUAL in streams:
         diverted = _share(total - streams[RESIDUAL], total)
     return OverviewAnswer(
-        commits_behind=commits_behind,
+        events_behind=events_behind,
         items=total,
         bins=len({outbox.bin_id for outbox in outboxes}),
         missing=sum(outbox.missing for outbox in outboxes),

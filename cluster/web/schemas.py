@@ -87,8 +87,9 @@ class HealthAnswer(BaseModel):
 
     problems: list[str]
     ingest: CountersAnswer
-    events_version: int = Field(description="Newest commit of the events, -1 for none.")
-    statistics_of_version: int = Field(description="The commit that the statistics hold.")
+    waiting_events: int = Field(description="Acknowledged, durable, and not in the lake yet.")
+    lake_events: int = Field(description="Events in the lake.")
+    statistics_events: int = Field(description="Events that the statistics hold.")
     now_utc_ms: int
 
 
@@ -151,7 +152,7 @@ class DecisionsAnswer(BaseModel):
 class OverviewAnswer(BaseModel):
     """Everything that the page draws, from one version of the statistics."""
 
-    commits_behind: int = Field(description="Commits of events that the statistics lack.")
+    events_behind: int = Field(description="Events received that the statistics lack.")
     items: int
     bins: int
     missing: int = Field(description="Numbered by the bins, not received here.")

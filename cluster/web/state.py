@@ -34,9 +34,10 @@ class Hub:
     consumer: MqttConsumer | None = None
 
     def problems(self) -> list[str]:
-        """Return what has ended and does not start again by itself."""
+        """Return what has ended and does not start again by itself, or does not work."""
         consumer = self.consumer.broken() if self.consumer else ""
-        return [message for message in (self.ingest.broken, consumer) if message]
+        messages = (self.ingest.broken, self.ingest.lake_problem, consumer)
+        return [message for message in messages if message]
 
 
 def _hub(request: Request) -> Hub:

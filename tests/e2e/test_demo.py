@@ -89,9 +89,9 @@ def test_demo_notices_what_does_not_add_up(tmp_path: Path) -> None:
         "moved",
         *[0.0] * 5,
     )
-    Ingest(Lake(tmp_path / "lake"), lambda: 1, 0, 100).commit(
-        [Batch("o", "bin-01", 0, ((1, event), (2, event)))]
-    )
+    ingest = Ingest(Lake(tmp_path / "lake"), lambda: 1)
+    ingest.commit([Batch("o", "bin-01", 0, ((1, event), (2, event)))])
+    ingest.close()
     aggregate(HubConfig(lake=tmp_path / "lake"), "local")
     member = _Bin("bin-01", tmp_path / "x.yaml", tmp_path / "bin-01")
     member.state.mkdir()

@@ -33,9 +33,9 @@ class Hub:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        ingest = Ingest(Lake(lake), lambda: NOW_MS, 0.01, 10_000)
-        self._task = asyncio.run_coroutine_threadsafe(ingest.run(), self._loop)
-        self._consumer = MqttConsumer(broker, ingest, token, self._loop)
+        self._ingest = Ingest(Lake(lake), lambda: NOW_MS)
+        self._task = asyncio.run_coroutine_threadsafe(self._ingest.run(), self._loop)
+        self._consumer = MqttConsumer(broker, self._ingest, token, self._loop)
 
     def close(self) -> None:
         self._consumer.close()
@@ -43,6 +43,7 @@ class Hub:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
+        self._ingest.close()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from cluster.ingest.decode import decode
 from cluster.web.auth import require_token
 from cluster.web.schemas import ErrorAnswer, ReceiptAnswer, RefusalAnswer
 from cluster.web.state import HubPart
@@ -11,7 +12,6 @@ from vision.wire import (
     INGEST_PATH,
     MAX_BODY_BYTES,
     MEDIA_TYPE,
-    decode_batch,
     encode_receipt,
     encode_refusal,
 )
@@ -27,6 +27,7 @@ _BODY = {"required": True, "content": {MEDIA_TYPE: {"schema": {"type": "string"}
         400: {"model": RefusalAnswer, "description": "not a batch"},
         401: {"description": "the token is missing or wrong"},
         413: {"model": RefusalAnswer, "description": f"more than {MAX_BODY_BYTES} bytes"},
+        429: {"model": ErrorAnswer, "description": "too much waits; see Retry-After"},
         503: {"model": ErrorAnswer, "description": "not stored; send it again"},
     },
     openapi_extra={"requestBody": _BODY},
@@ -40,5 +41,5 @@ async def receive_batch(request: Request, hub: HubPart) -> Response:
         if len(body) > MAX_BODY_BYTES:
             refusal = encode_refusal(f"more than {MAX_BODY_BYTES} bytes")
             return Response(refusal, 413, media_type="application/json")
-    receipt = await hub.ingest.accept(decode_batch(bytes(body)))
+    receipt = await hub.ingest.accept(decode(bytes(body)))
     return Response(encode_receipt(receipt), media_type="application/json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from cluster.lake.schema import EVENTS, ITEMS
+from cluster.lake.schema import ITEMS
 from cluster.web.schemas import CountersAnswer, HealthAnswer
 from cluster.web.state import HubPart
 
@@ -23,7 +23,8 @@ def health(response: Response, hub: HubPart) -> HealthAnswer:
     return HealthAnswer(
         problems=problems,
         ingest=CountersAnswer.model_validate(hub.ingest.counters),
-        events_version=hub.lake.version(EVENTS),
-        statistics_of_version=hub.lake.events_version_of(ITEMS),
+        waiting_events=hub.ingest.waiting_events,
+        lake_events=hub.lake.event_count(),
+        statistics_events=max(0, hub.lake.events_of(ITEMS)),
         now_utc_ms=hub.now_utc_ms(),
     )

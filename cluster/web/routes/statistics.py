@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 
 from cluster.estimation.shares import METHOD
-from cluster.lake.schema import EVENTS, ITEMS
+from cluster.lake.schema import ITEMS
 from cluster.statistics.completeness import completeness
 from cluster.statistics.query import GROUPINGS, fleet_counts, query
 from cluster.web.csv_text import csv_text
@@ -65,5 +65,6 @@ def bins(hub: HubPart) -> BinsAnswer:
 @router.get("/overview")
 def show_overview(hub: HubPart) -> OverviewAnswer:
     """Show what the page draws: totals, shares and intervals, computed here."""
-    behind = hub.lake.version(EVENTS) - hub.lake.events_version_of(ITEMS)
+    received = hub.lake.event_count() + hub.ingest.waiting_events
+    behind = received - max(0, hub.lake.events_of(ITEMS))
     return overview(fleet_counts(hub.lake), completeness(hub.lake), behind)

@@ -101,10 +101,10 @@ async function refresh() {
   const answer = await fetch("v1/overview");
   const overview = await answer.json();
   if (!answer.ok) throw new Error(overview.error || answer.statusText);
-  const { items, commits_behind: behind } = overview;
+  const { items, events_behind: behind } = overview;
   $("empty").style.display = items ? "none" : "block";
   $("content").hidden = !items;
-  const late = `statistics are ${behind} commit${behind > 1 ? "s" : ""} behind the events`;
+  const late = `${behind} event${behind > 1 ? "s" : ""} received and not yet counted`;
   $("asof").textContent = !items ? "" : behind > 0 ? late : "statistics hold every event received";
   if (!items) return;
   drawCards(overview);

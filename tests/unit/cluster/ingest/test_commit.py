@@ -4,7 +4,9 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -12,11 +14,11 @@ import pytest
 
 from cluster.app import aggregate
 from cluster.config import HubConfig
-from cluster.ingest.commit import Ingest
-from cluster.lake.store import Lake
+from cluster.ingest.commit import LOG_NAME, Ingest, Limits, move_waiting
+from cluster.lake.store import COMPACT_EVERY_COMMITS, Lake
 from cluster.statistics.completeness import completeness
 from cluster.statistics.query import duplicates, labels_in_order, query
-from vision.errors import StorageError
+from vision.errors import BusyError, StorageError
 from vision.events import Batch, ItemEvent, Receipt
 
 Make = Callable[..., ItemEvent]
@@ -35,8 +37,13 @@ def batch(make_event: Make) -> Callable[..., Batch]:
     )
 
 
-def _ingest(lake: Lake) -> Ingest:
-    return Ingest(lake, lambda: NOW, 0.0, 1000)
+@contextmanager
+def _hub(lake: Lake, lake_interval_s: float = 0) -> Iterator[Ingest]:
+    ingest = Ingest(lake, lambda: NOW, Limits(commit_interval_s=0, lake_interval_s=lake_interval_s))
+    try:
+        yield ingest
+    finally:
+        ingest.close()
 
 
 def _numbers(lake: Lake, outbox: str = "o1") -> list[int]:
@@ -50,10 +57,10 @@ def _numbers(lake: Lake, outbox: str = "o1") -> list[int]:
 def test_a_batch_sent_twice_is_stored_once_and_acknowledged_twice(
     lake: Lake, batch: Callable[..., Batch]
 ) -> None:
-    ingest = _ingest(lake)
-    assert ingest.commit([batch(1, 2, 3)]) == [Receipt("o1", 3)]
-    assert ingest.commit([batch(1, 2, 3)]) == [Receipt("o1", 3)]
-    assert ingest.commit([batch(2, 3, 4), batch(4, 5)]) == [Receipt("o1", 4), Receipt("o1", 5)]
+    with _hub(lake) as ingest:
+        assert ingest.commit([batch(1, 2, 3)]) == [Receipt("o1", 3)]
+        assert ingest.commit([batch(1, 2, 3)]) == [Receipt("o1", 3)]
+        assert ingest.commit([batch(2, 3, 4), batch(4, 5)]) == [Receipt("o1", 4), Receipt("o1", 5)]
     assert _numbers(lake) == [1, 2, 3, 4, 5]
     assert (ingest.counters.events, ingest.counters.repeated_events) == (5, 6)
     assert duplicates(lake) == 0
@@ -62,39 +69,43 @@ def test_a_batch_sent_twice_is_stored_once_and_acknowledged_twice(
 def test_a_new_hub_on_the_same_lake_knows_the_marks(
     lake: Lake, batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
-    _ingest(lake).commit([batch(1, 2), batch(1, outbox="o2")])
-    again = _ingest(Lake(tmp_path / "lake"))
-    assert again.commit([batch(1, 2), batch(1, outbox="o2")]) == [
-        Receipt("o1", 2),
-        Receipt("o2", 1),
-    ]
+    with _hub(lake) as ingest:
+        ingest.commit([batch(1, 2), batch(1, outbox="o2")])
+    with _hub(Lake(tmp_path / "lake")) as again:
+        assert again.commit([batch(1, 2), batch(1, outbox="o2")]) == [
+            Receipt("o1", 2),
+            Receipt("o2", 1),
+        ]
     assert _numbers(lake) == [1, 2]
 
 
 def test_a_failed_commit_acknowledges_nothing_and_the_next_try_succeeds(
     lake: Lake, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ingest = _ingest(lake)
-    ingest.commit([batch(1)])
-    with monkeypatch.context() as broken:
+    with _hub(lake) as ingest:
+        ingest.commit([batch(1)])
+        with monkeypatch.context() as broken:
 
-        def refuse(*_: object) -> None:
-            raise OSError(28, "No space left on device")
+            def refuse(*_: object) -> None:
+                raise OSError(28, "No space left on device")
 
-        broken.setattr("cluster.lake.durable.os.fsync", refuse)
-        with pytest.raises(StorageError, match="No space left"):
-            ingest.commit([batch(2, 3)])
-    # The rows had reached the lake before the sync failed: asked again, the hub must neither lose
-    # nor double them, and must not acknowledge what it finds there before it is synced.
-    order: list[str] = []
-    real = os.sync
-    monkeypatch.setattr("cluster.lake.durable.os.sync", lambda: (order.append("sync"), real()))
-    assert ingest.commit([batch(2, 3)]) == [Receipt("o1", 3)]
-    assert order == ["sync"]
+            broken.setattr("cluster.lake.durable.os.fsync", refuse)
+            with pytest.raises(StorageError, match="No space left"):
+                ingest.commit([batch(2, 3)])
+            assert "No space left" in ingest.lake_problem
+        # The rows had reached the lake before the sync failed: the hub must neither lose nor double
+        # them, and must not forget them in its log before what it finds in the lake is synced.
+        order: list[str] = []
+        real = os.sync
+        monkeypatch.setattr("cluster.lake.durable.os.sync", lambda: (order.append("sync"), real()))
+        assert ingest.waiting_events == 2
+        assert ingest.commit([batch(2, 3)]) == [Receipt("o1", 3)]
+        assert order == ["sync"]
+        assert (ingest.waiting_events, ingest.lake_problem) == (0, "")
     assert _numbers(lake) == [1, 2, 3]
 
 
-def test_every_acknowledgement_follows_an_fsync_of_file_log_and_folders(
+def test_the_log_forgets_only_after_an_fsync_of_file_log_and_folders_of_the_lake(
     lake: Lake, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     synced: list[str] = []
@@ -105,7 +116,8 @@ def test_every_acknowledgement_follows_an_fsync_of_file_log_and_folders(
         real(descriptor)
 
     monkeypatch.setattr("cluster.lake.durable.os.fsync", record)
-    _ingest(lake).commit([batch(1)])
+    with _hub(lake) as ingest:
+        ingest.commit([batch(1)])
     events = tmp_path / "lake" / "events"
     assert any(name.endswith(".parquet") for name in synced)
     assert str(events / "_delta_log" / "00000000000000000000.json") in synced
@@ -117,7 +129,7 @@ def test_every_acknowledgement_follows_an_fsync_of_file_log_and_folders(
     } <= set(synced)
 
 
-def test_a_lake_may_lie_anywhere_and_checkpoints_are_synced(
+def test_a_lake_may_lie_anywhere_and_stays_small_whatever_it_was_sent(
     tmp_path: Path, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
@@ -126,28 +138,32 @@ def test_a_lake_may_lie_anywhere_and_checkpoints_are_synced(
         lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink().name),
     )
     lake = Lake(tmp_path / "my lake 100% #1")
-    ingest = _ingest(lake)
-    for n in range(1, 103):
-        ingest.commit([batch(n)])
-    assert _numbers(lake) == list(range(1, 103))
-    assert len(lake.files_by_arrival()["2026-09-21"]) == 102
-    written = {
-        p.name
-        for p in (tmp_path / "my lake 100% #1" / "events" / "_delta_log").iterdir()
-        if "checkpoint" in p.name
-    }
-    assert written
-    assert written <= set(synced)
+    before = 0.0
+    with _hub(lake) as ingest:
+        for n in range(1, 3 * COMPACT_EVERY_COMMITS + 6):
+            ingest.commit([batch(n)])
+            if n == COMPACT_EVERY_COMMITS - 1:
+                before = len(lake.files("events"))
+                listed = lake.files("events")
+    assert _numbers(lake) == list(range(1, 3 * COMPACT_EVERY_COMMITS + 6))
+    assert before == COMPACT_EVERY_COMMITS - 1
+    assert len(lake.files_by_arrival()["2026-09-21"]) == 6  # one large one, and five since
+    assert all(Path(file).exists() for file in listed)  # a slow reader goes on
+    log = tmp_path / "my lake 100% #1" / "events" / "_delta_log"
+    checkpoints = {p.name for p in log.iterdir() if "checkpoint" in p.name}
+    assert len(checkpoints) >= 2
+    assert checkpoints <= set(synced)
 
 
 def test_many_bins_at_once_share_commits(lake: Lake, batch: Callable[..., Batch]) -> None:
     async def run() -> tuple[list[Receipt], int]:
-        ingest = Ingest(lake, lambda: NOW, 0.05, 10_000)
+        ingest = Ingest(lake, lambda: NOW)
         task = asyncio.create_task(ingest.run())
         receipts = await asyncio.gather(
             *(ingest.accept(batch(1, 2, outbox=f"o{i}")) for i in range(50))
         )
         task.cancel()
+        ingest.close()
         return receipts, ingest.counters.commits
 
     receipts, commits = asyncio.run(run())
@@ -156,23 +172,26 @@ def test_many_bins_at_once_share_commits(lake: Lake, batch: Callable[..., Batch]
 
 
 def test_fields_of_newer_bins_reach_the_lake(lake: Lake, batch: Callable[..., Batch]) -> None:
-    _ingest(lake).commit([batch(1, extra={"lid_current_ma": 310})])
+    with _hub(lake) as ingest:
+        ingest.commit([batch(1, extra={"lid_current_ma": 310})])
     row = duckdb.execute("SELECT extra FROM read_parquet(?)", [lake.files("events")]).fetchone()
     assert row == ('{"lid_current_ma": 310}',)
 
 
-def test_what_was_acknowledged_is_there_after_kill(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lake_interval_s", ["0", "10"])
+def test_what_was_acknowledged_is_there_after_kill(tmp_path: Path, lake_interval_s: str) -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
-        "from cluster.ingest.commit import Ingest\n"
+        "from cluster.ingest.commit import LOG_NAME, Ingest, Limits, move_waiting\n"
         "from cluster.lake.store import Lake\n"
         "from vision.events import Batch, ItemEvent\n"
         "event = ItemEvent(0, 0, '', True, '', '', '', 'glass', 1.0, 1.0, 'paper', 0.0, 'known', "
         "'glass', '', 'moved', "
         "0.0, 0.0, 0.0, 0.0, 0.0)\n"
-        "ingest = Ingest(Lake(Path(sys.argv[1])), lambda: 0, 0, 100)\n"
-        "seq = ingest._lake.high_water_mark('o1')\n"
+        "limits = Limits(lake_interval_s=float(sys.argv[3]))\n"
+        "ingest = Ingest(Lake(Path(sys.argv[1])), lambda: 0, limits)\n"
+        "seq = ingest.mark('o1')\n"
         "while True:\n"
         "    seq += 1\n"
         "    print(ingest.commit([Batch('o1', 'b', 0, ((seq, event),))])[0].acked_seq, "
@@ -186,6 +205,7 @@ def test_what_was_acknowledged_is_there_after_kill(tmp_path: Path) -> None:
             script,
             str(tmp_path / "lake"),
             str(Path(__file__).parents[4]),
+            lake_interval_s,
         ]
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -197,6 +217,7 @@ def test_what_was_acknowledged_is_there_after_kill(tmp_path: Path) -> None:
         process.wait()
         process.stdout.close()
     lake = Lake(tmp_path / "lake")
+    move_waiting(lake)
     numbers = _numbers(lake)
     assert promised >= 30
     assert numbers[:promised] == list(range(1, promised + 1))
@@ -206,7 +227,8 @@ def test_what_was_acknowledged_is_there_after_kill(tmp_path: Path) -> None:
 def test_a_damaged_lake_is_an_error_that_names_it(
     lake: Lake, batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
-    _ingest(lake).commit([batch(1)])
+    with _hub(lake) as ingest:
+        ingest.commit([batch(1)])
     (tmp_path / "lake" / "events" / "_delta_log" / "00000000000000000000.json").write_text(
         "{broken"
     )
@@ -220,10 +242,137 @@ def test_a_folder_that_looks_like_a_column_changes_no_event(
 ) -> None:
     config = HubConfig(lake=tmp_path / folder / "lake")
     lake = Lake(config.lake)
-    _ingest(lake).commit([batch(1, 2, 3)])
+    with _hub(lake) as ingest:
+        ingest.commit([batch(1, 2, 3)])
     aggregate(config, "local")
     assert query(lake, ["bin_id", "label"]).to_pylist() == [
         {"bin_id": "bin-1", "label": "glass", "items": 3}
     ]
     assert [(r.outbox_id, r.max_seq, r.missing) for r in completeness(lake)] == [("o1", 3, 0)]
     assert (labels_in_order(lake), duplicates(lake)) == ({"bin-1": ["glass"] * 3}, 0)
+
+
+def test_a_receipt_needs_the_log_alone_and_the_lake_gets_it_later(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    with _hub(lake, lake_interval_s=10) as ingest:
+        assert ingest.commit([batch(1, 2)]) == [Receipt("o1", 2)]
+        assert ingest.commit([batch(2, 3), batch(1, outbox="o2")])[0] == Receipt("o1", 3)
+        assert (lake.files("events"), ingest.waiting_events) == ([], 4)
+        assert move_waiting(Lake(tmp_path / "lake")) == 0  # it is the running hub's to do
+        assert ingest.move() == 4
+        assert ingest.move() == 0
+        assert ingest.waiting_events == 0
+    assert _numbers(lake) == [1, 2, 3]
+
+
+def test_a_kill_between_the_lakes_commit_and_the_logs_trim_doubles_nothing(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest = Ingest(lake, lambda: NOW)
+    ingest.commit([batch(1, 2)])
+    with monkeypatch.context() as killed:
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        killed.setattr("cluster.ingest.ingest_log.IngestLog.trim", die)
+        with pytest.raises(KeyboardInterrupt):
+            ingest.move()
+    lake.release()
+    assert _numbers(lake) == [1, 2]
+    with _hub(Lake(tmp_path / "lake")) as again:
+        assert again.waiting_events == 0
+        assert again.commit([batch(2, 3)]) == [Receipt("o1", 3)]
+    assert _numbers(lake) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("how", ["lost", "restored"])
+def test_a_log_that_is_lost_or_restored_from_an_old_copy_learns_the_marks_from_the_lake(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path, how: str
+) -> None:
+    path = tmp_path / "lake" / LOG_NAME
+    with _hub(lake) as ingest:
+        ingest.commit([batch(1, 2)])
+    copy = path.read_bytes()
+    with _hub(lake) as ingest:
+        ingest.commit([batch(3, 4), batch(1, outbox="o2")])
+    if how == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(copy)
+    with _hub(Lake(tmp_path / "lake")) as again:
+        assert (again.mark("o1"), again.mark("o2")) == (4, 1)
+        assert again.commit([batch(3, 4, 5)]) == [Receipt("o1", 5)]
+    assert _numbers(lake) == [1, 2, 3, 4, 5]
+    assert duplicates(lake) == 0
+
+
+def test_marks_of_ten_thousand_outboxes_are_there_at_once(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    with _hub(lake) as ingest:
+        ingest.commit([batch(1, 2, outbox=f"o{i}") for i in range(10_000)])
+    started = time.perf_counter()
+    with _hub(Lake(tmp_path / "lake")) as again:
+        seconds = time.perf_counter() - started
+        assert [again.mark(f"o{i}") for i in range(10_000)] == [2] * 10_000
+    assert seconds < 5
+
+
+def test_more_than_the_bound_is_refused_as_busy_and_nothing_waits_for_ever(
+    lake: Lake, batch: Callable[..., Batch]
+) -> None:
+    async def run() -> list[object]:
+        limits = Limits(waiting_events=4)
+        ingest = Ingest(lake, lambda: NOW, limits)
+        task = asyncio.create_task(ingest.run())
+        answers = await asyncio.gather(
+            *(ingest.accept(batch(1, 2, outbox=f"o{i}")) for i in range(5)), return_exceptions=True
+        )
+        again = await ingest.accept(batch(1, 2, outbox="o4"))
+        task.cancel()
+        ingest.close()
+        return [*answers, again]
+
+    answers = asyncio.run(run())
+    assert answers[:2] == [Receipt("o0", 2), Receipt("o1", 2)]
+    assert [type(answer) for answer in answers[2:5]] == [BusyError] * 3
+    assert answers[5] == Receipt("o4", 2)
+
+
+def test_a_full_log_is_refused_as_busy_and_names_why_the_lake_takes_nothing(
+    lake: Lake, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        ingest = Ingest(lake, lambda: NOW, Limits(log_events=2))
+        task = asyncio.create_task(ingest.run())
+        await ingest.accept(batch(1, 2))
+        with monkeypatch.context() as broken:
+
+            def refuse(*_: object) -> None:
+                raise OSError(28, "No space left on device")
+
+            broken.setattr("cluster.lake.durable.os.fsync", refuse)
+            with pytest.raises(StorageError, match="No space left"):
+                ingest.move()
+            with pytest.raises(BusyError, match="No space left"):
+                await ingest.accept(batch(3))
+        ingest.move()
+        await ingest.accept(batch(3))
+        task.cancel()
+        ingest.close()
+
+    asyncio.run(run())
+    assert _numbers(lake) == [1, 2, 3]
+
+
+def test_a_damaged_log_is_an_error_that_names_it(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    with _hub(lake) as ingest:
+        ingest.commit([batch(1)])
+    (tmp_path / "lake" / LOG_NAME).write_bytes(b"not a database" * 1000)
+    with pytest.raises(StorageError, match=LOG_NAME):
+        Ingest(lake, lambda: NOW)
+    assert lake.try_claim()  # whoever mends it is not kept out

@@ -1,11 +1,26 @@
 """A lake is refused where it could not work, and has one hub."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
+import polars
 import pytest
+from deltalake import DeltaTable
 
-from cluster.lake.store import Lake
+from cluster.app import aggregate
+from cluster.config import HubConfig
+from cluster.ingest.commit import Ingest
+from cluster.lake.store import COMPACT_EVERY_COMMITS, Lake
+from cluster.statistics.completeness import completeness
+from cluster.statistics.query import duplicates, query
 from vision.errors import StorageError
+from vision.events import Batch, ItemEvent, Receipt
+
+# Written by the hub of version 0.1: five events of two outboxes, and their statistics.
+OLD_LAKE = Path(__file__).parent / "lake-0.1"
+NOW = 1_790_000_200_000
 
 
 def test_a_lake_where_deltalake_would_lose_its_way_is_refused(tmp_path: Path) -> None:
@@ -27,3 +42,53 @@ def test_a_lake_whose_path_reads_as_a_pattern_is_refused_at_the_start(
     with pytest.raises(StorageError, match="as a pattern; name another folder"):
         Lake(tmp_path / name / "lake")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lake_of_an_earlier_version_goes_on_where_it_was(
+    tmp_path: Path, make_event: Callable[..., ItemEvent]
+) -> None:
+    shutil.copytree(OLD_LAKE, tmp_path / "lake")
+    lake = Lake(tmp_path / "lake")
+    assert sum(query(lake, ["label"]).column("items").to_pylist()) == 5
+    ingest = Ingest(lake, lambda: NOW)
+    events = tuple((n, make_event()) for n in (3, 5, 6))
+    assert (ingest.mark("o1"), ingest.mark("o2"), ingest.mark("o3")) == (5, 1, 0)
+    assert ingest.commit([Batch("o1", "bin-1", 0, events)]) == [Receipt("o1", 6)]
+    ingest.close()
+    aggregate(HubConfig(lake=tmp_path / "lake"), "local")
+    assert [
+        (r.outbox_id, r.events, r.max_seq, r.missing, r.dropped) for r in completeness(lake)
+    ] == [
+        ("o1", 5, 6, 1, 0),
+        ("o2", 1, 1, 0, 1),
+    ]
+    assert duplicates(lake) == 0
+
+
+def test_any_delta_client_reads_the_lake_while_it_is_written_and_compacted(
+    tmp_path: Path, make_event: Callable[..., ItemEvent]
+) -> None:
+    lake = Lake(tmp_path / "lake")
+    ingest = Ingest(lake, lambda: NOW)
+    reader = None
+    seen = []
+    for n in range(1, COMPACT_EVERY_COMMITS + 4):
+        ingest.commit([Batch("o1", "bin-1", 0, ((n, make_event()),))])
+        ingest.move()
+        if n == 2:
+            reader = DeltaTable(str(tmp_path / "lake" / "events"))
+            files = lake.files("events")
+        if n >= COMPACT_EVERY_COMMITS - 1:
+            frame = polars.read_delta(str(tmp_path / "lake" / "events"))
+            rows = duckdb.execute(
+                "SELECT count(DISTINCT seq), count(*) FROM read_parquet(?)", [lake.files("events")]
+            ).fetchone()
+            seen.append((n, len(frame), rows))
+    ingest.close()
+    assert len(seen) == 5
+    assert [(n, n, (n, n)) for n, _, _ in seen] == seen
+    assert reader is not None
+    assert reader.to_pyarrow_table().num_rows == 2  # a version that was opened before is still read
+    reader.update_incremental()
+    assert reader.to_pyarrow_table().num_rows == COMPACT_EVERY_COMMITS + 3
+    assert all(Path(file).exists() for file in files)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cluster.app import aggregate
 from cluster.config import HubConfig
 from cluster.ingest.event_time import date_batch
-from cluster.lake.schema import EVENTS, ITEMS, events_table
+from cluster.lake.schema import ITEMS, events_table
 from cluster.lake.store import Lake
 from cluster.statistics.aggregate import HISTOGRAM, Statistics, aggregate_files, merge
 from cluster.statistics.completeness import completeness
@@ -71,11 +71,13 @@ def lake(tmp_path: Path, make_event: Make) -> Lake:
         (11, make_event(clock_synced=False, wall_utc_ms=0)),
     )
     paper = make_event(label="paper", stream="paper")
-    for batch, received_utc_ms in (
+    batches = (
         (Batch("o1", "bin-1", 2, (*glass, *doubt)), 1_790_000_000_000),
         (Batch("o2", "bin-2", 0, ((1, paper),)), 1_790_000_000_000 + 24 * HOUR),
-    ):
-        lake.append([date_batch(batch, received_utc_ms)], received_utc_ms)
+    )
+    for number, (batch, received_utc_ms) in enumerate(batches, 1):
+        rows = events_table([date_batch(batch, received_utc_ms)], received_utc_ms)
+        lake.append(rows, "log", number)
     return lake
 
 
@@ -96,7 +98,7 @@ def test_statistics_hold_every_event_once_and_count_what_is_missing(
     ]
     hours = {r["hour_utc_ms"] for r in query(lake, ["hour_utc_ms"]).to_pylist()}
     assert 0 not in hours  # an event of a bin without a clock is dated by its arrival
-    assert lake.events_version_of(ITEMS) == lake.version(EVENTS)
+    assert lake.events_of(ITEMS) == lake.event_count() == 10
     assert duplicates(lake) == 0
     assert labels_in_order(lake)["bin-2"] == ["paper"]
 

@@ -24,7 +24,7 @@ Make = Callable[..., ItemEvent]
 
 @pytest.fixture
 def config(tmp_path: Path) -> HubConfig:
-    return HubConfig(lake=tmp_path / "lake", commit_interval_s=0)
+    return HubConfig(lake=tmp_path / "lake", commit_interval_s=0, lake_interval_s=0)
 
 
 @pytest.fixture
@@ -45,7 +45,8 @@ def test_a_batch_is_acknowledged_with_a_receipt_and_counted(
         assert decode_receipt(answer.content) == Receipt("o1", 2)
     health = client.get("/v1/health").json()
     assert health["ingest"] == {"batches": 2, "events": 2, "repeated_events": 2, "commits": 1}
-    assert (health["events_version"], health["statistics_of_version"]) == (0, -1)
+    found = (health["waiting_events"], health["lake_events"], health["statistics_events"])
+    assert found == (0, 2, 0)
     aggregate(config, "local")
     rows = client.get("/v1/statistics", params={"by": ["label", "stream"]}).json()["rows"]
     assert [(r["label"], r["items"]) for r in rows] == [("glass", 1), ("paper", 1)]
@@ -71,7 +72,7 @@ def test_bad_batches_are_refused_and_nothing_is_stored(
     answer = client.post("/v1/batches", content=body)
     assert answer.status_code == status
     assert complaint in answer.text
-    assert Lake(config.lake).version("events") == -1
+    assert Lake(config.lake).files("events") == []
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_a_defect_in_the_committer_costs_one_group_and_not_the_hub(
 ) -> None:
     body = encode_batch(Batch("o", "b", 0, ((1, make_event()),)))
     with monkeypatch.context() as broken:
-        broken.setattr("cluster.lake.store.events_table", lambda *_: 1 / 0)
+        broken.setattr("cluster.ingest.commit.events_table", lambda *_: 1 / 0)
         assert client.post("/v1/batches", content=body).status_code == 503
     assert client.post("/v1/batches", content=body).status_code == 200
 
@@ -262,7 +263,7 @@ def test_the_overview_of_a_fleet_holds_totals_and_intervals(
     aggregate(config, "local")
     overview = client.get("/v1/overview").json()
     assert (overview["items"], overview["bins"], overview["missing"]) == (10, 1, 2)
-    assert overview["commits_behind"] == 0
+    assert overview["events_behind"] == 0
     for name in ("diverted", "known"):
         share = overview[name]
         assert (share["count"], share["total"], share["share"]) == (9, 10, 0.9)

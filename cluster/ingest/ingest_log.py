@@ -1,0 +1,151 @@
+"""The ingest log: what the hub has acknowledged and the lake does not hold yet.
+
+One SQLite file beside the lake, through apsw (its own, current SQLite), WAL, synchronous=FULL, one
+connection. A group of batches and the new high-water marks of their outboxes are one transaction,
+and its fsync is what a receipt stands for. It costs the same however large the lake is; why it is
+here and what was measured: docs/decisions/0013-a-log-before-the-lake.md.
+
+It knows nothing of deltalake, HTTP or the content of a group.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from vision.errors import StorageError
+
+# AUTOINCREMENT: a number is never given twice, also when the log was empty in between. The lake
+# knows by it what it holds.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entry (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, events INTEGER NOT NULL, rows BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS outbox (
+    outbox_id TEXT PRIMARY KEY, acked_seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+_WAITING = "SELECT coalesce(sum(events), 0) FROM entry"
+# The file gives its room back to the disk when its WAL is this large.
+_WAL_BYTES = 64 * 1024 * 1024
+
+
+class IngestLog:
+    """append, first, trim; marks.
+
+    Args:
+        path: database file, made if missing.
+
+    Attributes:
+        log_id: identity of this file; a new file has another.
+        waiting_events: events that the lake does not hold yet.
+
+    Raises:
+        StorageError: the file cannot be opened, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        with self._guarded("opened"):
+            self._db = apsw.Connection(str(path))
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                f"journal_size_limit={_WAL_BYTES}",
+            ):
+                self._db.execute(f"PRAGMA {pragma}").fetchall()
+            self._db.execute(_SCHEMA).fetchall()
+            self._db.execute(
+                "INSERT OR IGNORE INTO meta VALUES ('log_id', ?)", (uuid.uuid4().hex,)
+            ).fetchall()
+            [(log_id,)] = self._db.execute("SELECT value FROM meta WHERE name = 'log_id'")
+            self.log_id = str(log_id)
+            self.waiting_events = self._number(_WAITING)
+
+    def marks(self) -> dict[str, int]:
+        """Return the greatest acknowledged event number of each outbox."""
+        with self._guarded("read"):
+            rows = self._db.execute("SELECT outbox_id, acked_seq FROM outbox")
+            return {str(outbox_id): int(str(seq)) for outbox_id, seq in rows}
+
+    def last_number(self) -> int:
+        """Return the greatest number that an entry ever had, 0 for a new log."""
+        with self._guarded("read"):
+            return self._number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence")
+
+    def append(self, rows: bytes, events: int, marks: Mapping[str, int]) -> None:
+        """Store a group and the marks after it, durably, all or nothing.
+
+        Args:
+            rows: the group as the lake takes it.
+            events: how many it holds.
+            marks: outbox -> greatest event number.
+
+        Raises:
+            StorageError: nothing may be acknowledged.
+        """
+        with self._guarded("written"), self._db:
+            self._db.execute("INSERT INTO entry(events, rows) VALUES (?, ?)", (events, rows))
+            self._set_marks(marks)
+        self.waiting_events += events
+
+    def first(self, events: int) -> list[tuple[int, bytes]]:
+        """Return the oldest entries, (number, rows) in rising order, of about so many events."""
+        taken: list[tuple[int, bytes]] = []
+        with self._guarded("read"):
+            found = self._db.execute("SELECT number, events, rows FROM entry ORDER BY number")
+            for number, held, rows in found:
+                taken.append((number, rows))
+                events -= held
+                if events <= 0:
+                    break
+        return taken
+
+    def trim(self, number: int) -> None:
+        """Forget the entries up to a number: the lake holds them durably."""
+        with self._guarded("written"):
+            self._db.execute("DELETE FROM entry WHERE number <= ?", (number,)).fetchall()
+            self.waiting_events = self._number(_WAITING)
+
+    def restore(self, marks: Mapping[str, int], number: int) -> None:
+        """Take over what the lake knows: this file is new, or older than the lake.
+
+        Args:
+            marks: outbox -> greatest event number in the lake.
+            number: entries get greater numbers from now on.
+        """
+        with self._guarded("written"), self._db:
+            self._set_marks(marks)
+            self._db.execute("DELETE FROM sqlite_sequence WHERE name = 'entry'")
+            self._db.execute("INSERT INTO sqlite_sequence VALUES ('entry', ?)", (number,))
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    def _set_marks(self, marks: Mapping[str, int]) -> None:
+        self._db.executemany(
+            "INSERT INTO outbox VALUES (?, ?) ON CONFLICT DO UPDATE SET "
+            "acked_seq = max(acked_seq, excluded.acked_seq)",
+            list(marks.items()),
+        )
+
+    def _number(self, question: str) -> int:
+        [(number,)] = self._db.execute(question)
+        return int(str(number))
+
+    @contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except apsw.Error as error:
+                raise StorageError(
+                    f"{self._path}: the ingest log cannot be {what} ({error})"
+                ) from error
