@@ -65,7 +65,8 @@ def measure() -> Iterator[dict[str, Any]]:
         finally:
             hub.terminate()
             hub.wait()
-        first, last = days[0], days[-1]
+        first = days[0]
+        last = days[-1]
         with duckdb.connect() as db:
             events, twice = (
                 db.read_parquet(Lake(lake).files("events"), hive_partitioning=False)

@@ -20,7 +20,7 @@ from edge_runtime.config import HttpUplinkConfig, OutboxConfig
 from edge_runtime.outbox import Outbox
 from edge_runtime.transports.transport import Answer
 from edge_runtime.uplink import Uplink
-from vision.errors import UplinkError
+from vision.errors import AccessError, UplinkError
 from vision.events import ItemEvent
 from vision.wire import decode_batch, encode_receipt
 
@@ -55,7 +55,10 @@ class Network:
         """Deliver, if the network is up."""
         if not self.up:
             raise UplinkError("no network")
-        return Answer(200, encode_receipt(self._ingest.commit([decode_batch(body)])[0]))
+        [receipt] = self._ingest.commit([decode_batch(body)])
+        if isinstance(receipt, AccessError):
+            raise receipt
+        return Answer(200, encode_receipt(receipt))
 
     def close(self) -> None:
         """Do nothing: there is no connection."""

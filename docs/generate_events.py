@@ -33,7 +33,9 @@ compressed with zlib. Over HTTP and over MQTT 5 they are the same (`vision/wire.
   `seq` stands among the event's fields.
 - A field that this version does not know is kept and passed on; in the lake it is JSON text in
   `extra`.
-- A required field that is missing or of another type refuses the whole batch, with the reason.
+- A required field that is missing or of another type refuses its event, with the reason, and the
+  rest is taken. Of a bin that does not take refusals of single events, or of a batch without a good
+  event, it refuses the whole batch.
 - An integer has 64 bits, a number is finite, a text has at most {MAX_TEXT_BYTES:,} bytes of UTF-8.
 - No image is ever in an event."""
 
@@ -50,6 +52,7 @@ _TYPES = {
     "bool": "true or false",
     "Mapping[str, Any]": "object",
     "tuple[tuple[int, ItemEvent], ...]": "list",
+    "tuple[int, ...]": "list",
 }
 
 
@@ -81,6 +84,8 @@ def _table(contract: type) -> str:
     meanings = _meanings(contract)
     rows = ["| field | type | meaning | if absent |", "|---|---|---|---|"]
     for field in fields(contract):
+        if not field.metadata.get("sent", True):
+            continue
         kind = _TYPES[str(field.type)]
         rows.append(f"| `{field.name}` | {kind} | {meanings[field.name]} | {_default(field)} |")
     return "\n".join(rows)

@@ -2,7 +2,8 @@
 
 What an answer means:
 
-    2xx with a receipt of this outbox    the events up to its number are forgotten
+    2xx with a receipt of this outbox    the events up to its number are forgotten; those that it
+                                         refuses are quarantined
     400, 413, 422 with a refusal         halve the batch; a single event is quarantined
     401, 403                             keep everything, raise the alarm
     anything else, no answer, garbage    back off with jitter, try again
@@ -77,7 +78,12 @@ class Uplink:
         if batch is None:
             return self._config.interval_s
         now = self._clock.now()
-        sent = replace(batch, sent_monotonic_ms=int(now.monotonic_ms), sent_boot_id=now.boot_id)
+        sent = replace(
+            batch,
+            sent_monotonic_ms=int(now.monotonic_ms),
+            sent_boot_id=now.boot_id,
+            takes_refusals=True,
+        )
         try:
             answer = self._transport.post(encode_batch(sent))
         except UplinkError as error:
@@ -85,7 +91,11 @@ class Uplink:
         if answer.status in CONTENT_REFUSED:
             return self._content_refused(batch, answer)
         if answer.status in KEY_REFUSED:
-            self.alarm = f"the hub refuses this bin's token ({answer.status})"
+            self.alarm = (
+                "the hub refuses this bin's token (401)"
+                if answer.status == 401
+                else "the hub refuses this bin (403): its token, or an outbox that is another bin's"
+            )
             return self._back_off(self.alarm)
         if not 200 <= answer.status < 300:
             return self._back_off(f"the hub answers {answer.status}")
@@ -107,6 +117,10 @@ class Uplink:
             return self._back_off("the hub's receipt is of later events than this outbox ever held")
         if receipt.acked_seq < batch.events[0][0]:
             return self._back_off("the hub acknowledges nothing of what it was sent")
+        sent = {seq for seq, _ in batch.events}
+        for seq in sorted(sent.intersection(receipt.refused)):
+            log.error("uplink: event %d is quarantined: %s", seq, receipt.refusal)
+            self._outbox.quarantine(seq, receipt.refusal)
         self._outbox.ack(min(receipt.acked_seq, batch.events[-1][0]))
         self._failures = 0
         self._quarantined = 0

@@ -43,6 +43,8 @@ MAX_FORGOTTEN = 0.015
 FEW_IMAGES = 2
 # The bundle's name until it is accepted.
 CANDIDATE = "candidate-int8.onnx"
+# What the place counts for when the head is fitted; the rehearsal has the rest.
+HEAD_OF_SITE = 0.3
 # Key of a checkpoint whose network has been moved back.
 MOVED_BACK = "moved_back"
 # Images that a network is shown in all, half of them of the place: what two old cores train on in
@@ -169,8 +171,8 @@ def _between_the_places(config: TrainConfig, train: Dataset) -> None:
     of_site = np.array([train.set_of(s) for s in train.samples]) == set_name(
         config.data.root or Path()
     )
-    # Place and rehearsal count the same, as in the training.
-    weights_n = np.where(of_site, 1 / of_site.sum(), 1 / max(1, (~of_site).sum()))
+    share = np.where(of_site, HEAD_OF_SITE, 1 - HEAD_OF_SITE)
+    weights_n = share / np.where(of_site, of_site.sum(), (~of_site).sum())
     spec = config.model.bundle_preprocess()
     found = embeddings(tuned, train.samples, spec, on_terminal("fitting the head"))
     fit_head(tuned, found, targets_n, weights_n / weights_n.mean())

@@ -3,8 +3,7 @@
 Fine-tuning on a few images of a place moves features that other places need. Half-way weights keep
 most of what was learnt and lose little of what was known; the head, linear and cheap, is then
 fitted to the features as they are. What it buys: docs/adaptation.md. Source of the half-way
-weights: Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), CVPR 2022. Training's
-only address of scikit-learn.
+weights: Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), CVPR 2022.
 """
 
 from __future__ import annotations

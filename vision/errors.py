@@ -8,6 +8,7 @@
     ├── CameraError    a camera cannot be opened or gave no frame
     ├── ActuatorError  a lid cannot be used or did not move
     ├── WireError      a batch or a receipt is not what the protocol says
+    ├── AccessError    a bin sends what it has no right to send
     ├── UplinkError    the hub could not be reached or did not take a batch
     └── StorageError   an outbox or a lake cannot be opened, read or written
         └── BusyError  it works, and has too much to do
@@ -47,6 +48,10 @@ class ActuatorError(BinsightError):
 
 class WireError(BinsightError):
     """Bytes on the wire do not follow the protocol."""
+
+
+class AccessError(BinsightError):
+    """Whoever sends this has no right to."""
 
 
 class UplinkError(BinsightError):

@@ -177,6 +177,9 @@ class Batch:
         sent_monotonic_ms: the bin's monotonic clock when it sent this batch; with it the hub dates
             the events of a bin whose wall clock was never set. -1 if the bin does not send it.
         sent_boot_id: the boot in which the batch was sent; "" if the bin does not send it.
+        takes_refusals: the bin understands a receipt that refuses single events.
+        refused: numbers of events that could not be read, rising; the reader's own note.
+        refusal: why, of the first of them; likewise.
     """
 
     outbox_id: str
@@ -185,6 +188,14 @@ class Batch:
     events: tuple[tuple[int, ItemEvent], ...]
     sent_monotonic_ms: int = -1
     sent_boot_id: str = ""
+    takes_refusals: bool = False
+    refused: tuple[int, ...] = field(default=(), metadata={"sent": False})
+    refusal: str = field(default="", metadata={"sent": False})
+
+    @property
+    def last_seq(self) -> int:
+        """Return the greatest number in the batch."""
+        return max((self.events[-1][0], *self.refused[-1:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +204,12 @@ class Receipt:
 
     Attributes:
         outbox_id: the outbox whose events were stored.
-        acked_seq: greatest sequence number up to which all of them are durable.
+        acked_seq: greatest sequence number up to which all of them are durable, but for `refused`.
+        refused: numbers of events that the hub will never take; the bin sets them aside.
+        refusal: why, of the first of them.
     """
 
     outbox_id: str
     acked_seq: int
+    refused: tuple[int, ...] = ()
+    refusal: str = ""

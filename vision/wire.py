@@ -31,6 +31,8 @@ MAX_BODY_BYTES = 2 * 1024 * 1024
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 MAX_BATCH_EVENTS = 10_000
 MAX_ANSWER_BYTES = 64 * 1024
+# Events that a receipt refuses one by one; of more the whole batch is refused.
+MAX_REFUSED = 1000
 MAX_SEQ = 2**53
 
 # With a refusal as the body the answer is about the content: no other bin or time will change it.
@@ -52,6 +54,7 @@ def encode_batch(batch: Batch) -> bytes:
         "dropped": batch.dropped,
         "sent_monotonic_ms": batch.sent_monotonic_ms,
         "sent_boot_id": batch.sent_boot_id,
+        "takes_refusals": batch.takes_refusals,
         "events": [{"seq": seq, **event.to_dict()} for seq, event in batch.events],
     }
     return zlib.compress(json.dumps(document, separators=(",", ":"), allow_nan=False).encode(), 6)
@@ -93,7 +96,33 @@ def decode_batch(body: bytes) -> Batch:
         )
     if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_BATCH_EVENTS:
         raise WireError(f"batch field 'events' must be a list of 1 to {MAX_BATCH_EVENTS} events")
+    takes_refusals = document.get("takes_refusals", False)
+    if type(takes_refusals) is not bool:
+        raise WireError("batch field 'takes_refusals' must be true or false")
+    events, refusals = _read_events(rows)
+    if refusals and (not takes_refusals or not events or len(refusals) > MAX_REFUSED):
+        raise WireError(next(iter(refusals.values())))
+    return Batch(
+        str(outbox_id),
+        str(bin_id),
+        dropped,
+        tuple(events),
+        sent_ms,
+        boot_id,
+        takes_refusals,
+        tuple(refusals),
+        next(iter(refusals.values()), ""),
+    )
+
+
+def _read_events(rows: list[object]) -> tuple[list[tuple[int, ItemEvent]], dict[int, str]]:
+    """Return the events that can be read, and by number why the others cannot.
+
+    Raises:
+        WireError: the numbers do not rise, so no event can be refused by its number.
+    """
     events = []
+    refusals: dict[int, str] = {}
     last = 0
     for row in rows:
         if not isinstance(row, dict):
@@ -101,9 +130,12 @@ def decode_batch(body: bytes) -> Batch:
         seq = row.pop("seq", None)
         if type(seq) is not int or not last < seq < MAX_SEQ:
             raise WireError(f"event seq {seq!r} after {last}: numbers must rise")
-        events.append((seq, ItemEvent.from_dict(row)))
+        try:
+            events.append((seq, ItemEvent.from_dict(row)))
+        except WireError as error:
+            refusals[seq] = str(error)
         last = seq
-    return Batch(str(outbox_id), str(bin_id), dropped, tuple(events), sent_ms, boot_id)
+    return events, refusals
 
 
 def encode_receipt(receipt: Receipt) -> bytes:
@@ -123,7 +155,11 @@ def decode_receipt(body: bytes) -> Receipt:
         document = json.loads(body)
         if document["schema"] != RECEIPT_SCHEMA or type(document["acked_seq"]) is not int:
             raise WireError("not a binsight receipt")
-        return Receipt(str(document["outbox_id"]), document["acked_seq"])
+        refused = document.get("refused", [])
+        if not all(type(seq) is int for seq in refused):
+            raise WireError("not a binsight receipt")
+        refusal = str(document.get("refusal", ""))
+        return Receipt(str(document["outbox_id"]), document["acked_seq"], tuple(refused), refusal)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WireError(f"the answer is not a binsight receipt: {body[:80]!r}") from error
 

@@ -20,7 +20,7 @@ from cluster.ingest.event_time import date_batch
 from cluster.ingest.ingest_log import IngestLog
 from cluster.lake.schema import events_table, rows_from_bytes, rows_to_bytes
 from cluster.lake.store import Lake
-from vision.errors import BusyError, StorageError
+from vision.errors import AccessError, BusyError, StorageError
 from vision.events import Batch, Receipt
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,9 @@ class Ingest:
         except StorageError:
             lake.release()
             raise
-        self._marks = self._log.marks()
+        outboxes = self._log.outboxes()
+        self._marks = {outbox_id: mark for outbox_id, (_, mark) in outboxes.items()}
+        self._owners = {outbox_id: owner for outbox_id, (owner, _) in outboxes.items()}
 
     @property
     def waiting_events(self) -> int:
@@ -113,6 +115,7 @@ class Ingest:
         """Return the receipt of a batch once all its events are durable.
 
         Raises:
+            AccessError: the outbox is another bin's.
             BusyError: too much waits already.
             StorageError: they are not durable. Either way the bin must send them again.
         """
@@ -170,7 +173,11 @@ class Ingest:
             self._refuse(StorageError(f"the batch could not be stored ({error})"))
             return
         for (_, future), receipt in zip(self._group, receipts, strict=True):
-            if not future.done():  # a bin that hung up will ask again
+            if future.done():  # a bin that hung up will ask again
+                continue
+            if isinstance(receipt, AccessError):
+                future.set_exception(receipt)
+            else:
                 future.set_result(receipt)
 
     async def _move_for_ever(self) -> None:
@@ -191,29 +198,41 @@ class Ingest:
             if not future.done():
                 future.set_exception(error)
 
-    def commit(self, batches: list[Batch]) -> list[Receipt]:
+    def commit(self, batches: list[Batch]) -> list[Receipt | AccessError]:
         """Store what is new of these batches in one transaction; return a receipt for each.
+
+        An outbox belongs to the bin that was the first to use it: another bin's numbers under it
+        would have its own events taken for repeats. Such a batch gets an error for a receipt.
 
         Raises:
             StorageError: nothing of them may be taken as stored.
         """
         marks = {b.outbox_id: self.mark(b.outbox_id) for b in batches}
+        owners = {b.outbox_id: self._owners.get(b.outbox_id, "") for b in batches}
         fresh: list[Batch] = []
-        receipts = []
+        receipts: list[Receipt | AccessError] = []
         for batch in batches:
+            owner = owners[batch.outbox_id] = owners[batch.outbox_id] or batch.bin_id
+            if owner != batch.bin_id:
+                receipts.append(AccessError(f"outbox {batch.outbox_id} is of another bin"))
+                continue
             new = tuple(pair for pair in batch.events if pair[0] > marks[batch.outbox_id])
             if new:
-                marks[batch.outbox_id] = new[-1][0]
                 fresh.append(replace(batch, events=new))
-            receipts.append(Receipt(batch.outbox_id, marks[batch.outbox_id]))
+            marks[batch.outbox_id] = max(marks[batch.outbox_id], batch.last_seq)
+            receipts.append(
+                Receipt(batch.outbox_id, marks[batch.outbox_id], batch.refused, batch.refusal)
+            )
         sent = sum(len(b.events) for b in batches)
         stored = sum(len(b.events) for b in fresh)
         if fresh:
             received_utc_ms = self._now_utc_ms()
             dated = [date_batch(batch, received_utc_ms) for batch in fresh]
             rows = rows_to_bytes(events_table(dated, received_utc_ms))
-            self._log.append(rows, stored, {b.outbox_id: marks[b.outbox_id] for b in fresh})
-            self._marks.update(marks)
+            news = {b.outbox_id: (b.bin_id, marks[b.outbox_id]) for b in fresh}
+            self._log.append(rows, stored, news)
+            self._marks.update({outbox_id: mark for outbox_id, (_, mark) in news.items()})
+            self._owners.update({outbox_id: owner for outbox_id, (owner, _) in news.items()})
             self.counters.commits += 1
         self.counters.batches += len(batches)
         self.counters.events += stored
@@ -279,7 +298,7 @@ def _open_settled(lake: Lake) -> IngestLog:
         known = ingest_log.last_number()
         if moved > known or (known == 0 and lake.has_events()):
             log.warning("ingest: the log is older than the lake; its marks are read from the lake")
-            ingest_log.restore(lake.greatest_numbers(), max(moved, known))
+            ingest_log.restore(lake.outboxes(), max(moved, known))
         ingest_log.trim(moved)
     except StorageError:
         ingest_log.close()

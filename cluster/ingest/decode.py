@@ -55,6 +55,7 @@ _Document: Any = msgspec.defstruct(
         ),
         ("sent_monotonic_ms", Annotated[int, msgspec.Meta(ge=-1, lt=MAX_SEQ)], -1),
         ("sent_boot_id", _TEXT, ""),
+        ("takes_refusals", bool, False),
     ],
     forbid_unknown_fields=True,
 )
@@ -85,4 +86,5 @@ def decode(body: bytes) -> Batch:
         events,
         document.sent_monotonic_ms,
         document.sent_boot_id,
+        document.takes_refusals,
     )

@@ -20,13 +20,16 @@ import apsw
 
 from vision.errors import StorageError
 
+# Outbox -> its bin, and its greatest event number.
+Outboxes = Mapping[str, tuple[str, int]]
+
 # AUTOINCREMENT: a number is never given twice, also when the log was empty in between. The lake
 # knows by it what it holds.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry (
     number INTEGER PRIMARY KEY AUTOINCREMENT, events INTEGER NOT NULL, rows BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS outbox (
-    outbox_id TEXT PRIMARY KEY, acked_seq INTEGER NOT NULL) WITHOUT ROWID;
+    outbox_id TEXT PRIMARY KEY, bin_id TEXT NOT NULL, acked_seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _WAITING = "SELECT coalesce(sum(events), 0) FROM entry"
@@ -35,7 +38,7 @@ _WAL_BYTES = 64 * 1024 * 1024
 
 
 class IngestLog:
-    """append, first, trim; marks.
+    """append, first, trim; outboxes.
 
     Args:
         path: database file, made if missing.
@@ -67,31 +70,31 @@ class IngestLog:
             self.log_id = str(log_id)
             self.waiting_events = self._number(_WAITING)
 
-    def marks(self) -> dict[str, int]:
-        """Return the greatest acknowledged event number of each outbox."""
+    def outboxes(self) -> dict[str, tuple[str, int]]:
+        """Return the bin of each outbox, and its greatest acknowledged event number."""
         with self._guarded("read"):
-            rows = self._db.execute("SELECT outbox_id, acked_seq FROM outbox")
-            return {str(outbox_id): int(str(seq)) for outbox_id, seq in rows}
+            rows = self._db.execute("SELECT outbox_id, bin_id, acked_seq FROM outbox")
+            return {str(outbox_id): (str(bin_id), int(str(seq))) for outbox_id, bin_id, seq in rows}
 
     def last_number(self) -> int:
         """Return the greatest number that an entry ever had, 0 for a new log."""
         with self._guarded("read"):
             return self._number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence")
 
-    def append(self, rows: bytes, events: int, marks: Mapping[str, int]) -> None:
+    def append(self, rows: bytes, events: int, outboxes: Outboxes) -> None:
         """Store a group and the marks after it, durably, all or nothing.
 
         Args:
             rows: the group as the lake takes it.
             events: how many it holds.
-            marks: outbox -> greatest event number.
+            outboxes: of its batches: bin, and greatest event number.
 
         Raises:
             StorageError: nothing may be acknowledged.
         """
         with self._guarded("written"), self._db:
             self._db.execute("INSERT INTO entry(events, rows) VALUES (?, ?)", (events, rows))
-            self._set_marks(marks)
+            self._set_marks(outboxes)
         self.waiting_events += events
 
     def first(self, events: int) -> list[tuple[int, bytes]]:
@@ -112,15 +115,15 @@ class IngestLog:
             self._db.execute("DELETE FROM entry WHERE number <= ?", (number,)).fetchall()
             self.waiting_events = self._number(_WAITING)
 
-    def restore(self, marks: Mapping[str, int], number: int) -> None:
+    def restore(self, outboxes: Outboxes, number: int) -> None:
         """Take over what the lake knows: this file is new, or older than the lake.
 
         Args:
-            marks: outbox -> greatest event number in the lake.
+            outboxes: bin, and greatest event number in the lake.
             number: entries get greater numbers from now on.
         """
         with self._guarded("written"), self._db:
-            self._set_marks(marks)
+            self._set_marks(outboxes)
             self._db.execute("DELETE FROM sqlite_sequence WHERE name = 'entry'")
             self._db.execute("INSERT INTO sqlite_sequence VALUES ('entry', ?)", (number,))
 
@@ -129,11 +132,11 @@ class IngestLog:
         with self._lock:
             self._db.close()
 
-    def _set_marks(self, marks: Mapping[str, int]) -> None:
+    def _set_marks(self, outboxes: Outboxes) -> None:
         self._db.executemany(
-            "INSERT INTO outbox VALUES (?, ?) ON CONFLICT DO UPDATE SET "
+            "INSERT INTO outbox VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
             "acked_seq = max(acked_seq, excluded.acked_seq)",
-            list(marks.items()),
+            [(outbox_id, bin_id, seq) for outbox_id, (bin_id, seq) in outboxes.items()],
         )
 
     def _number(self, question: str) -> int:

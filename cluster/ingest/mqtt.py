@@ -22,7 +22,7 @@ from paho.mqtt.properties import Properties
 
 from cluster.ingest.commit import Ingest
 from cluster.ingest.decode import decode
-from vision.errors import BinsightError, BusyError, WireError
+from vision.errors import AccessError, BinsightError, BusyError, WireError
 from vision.wire import (
     ANSWER_TOPIC,
     ANSWERS_TOPIC,
@@ -121,6 +121,8 @@ class MqttConsumer:
             return 200, encode_receipt(await self._ingest.accept(decode(bytes(message.payload))))
         except WireError as error:
             return 400, encode_refusal(str(error))
+        except AccessError as error:
+            return 403, json.dumps({"error": str(error)}).encode()
         except BusyError as error:
             return 429, json.dumps({"error": str(error)}).encode()
         except BinsightError as error:

@@ -154,15 +154,20 @@ class Lake:
         """Return whether there is a table of events."""
         return self._open(EVENTS) is not None
 
-    def greatest_numbers(self) -> dict[str, int]:
-        """Return the greatest event number of each outbox; reads two columns of every file."""
-        greatest: dict[str, int] = {}
+    def outboxes(self) -> dict[str, tuple[str, int]]:
+        """Return the bin of each outbox, and its greatest event number.
+
+        Reads three columns of every file. Of several bins it is the one of the greatest number.
+        """
+        found: dict[str, tuple[str, int]] = {}
         for file in self.files(EVENTS):
-            rows = pq.read_table(file, columns=["outbox_id", "seq"], partitioning=None)
-            for row in rows.group_by("outbox_id").aggregate([("seq", "max")]).to_pylist():
-                outbox_id = row["outbox_id"]
-                greatest[outbox_id] = max(greatest.get(outbox_id, 0), row["seq_max"])
-        return greatest
+            rows = pq.read_table(file, columns=["outbox_id", "bin_id", "seq"], partitioning=None)
+            groups = rows.group_by(["outbox_id", "bin_id"]).aggregate([("seq", "max")])
+            for row in groups.to_pylist():
+                _, known = found.get(row["outbox_id"], ("", 0))
+                if row["seq_max"] > known:
+                    found[row["outbox_id"]] = (row["bin_id"], row["seq_max"])
+        return found
 
     def replace_statistics(self, name: str, table: pa.Table, events: int) -> None:
         """Replace a statistics table, and note of how many events it is."""

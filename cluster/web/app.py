@@ -15,7 +15,7 @@ from cluster.ingest.commit import Ingest, Limits
 from cluster.lake.store import Lake
 from cluster.web.routes import batches, health, pages, statistics
 from cluster.web.state import Hub
-from vision.errors import BinsightError, BusyError, ConfigError, WireError
+from vision.errors import AccessError, BinsightError, BusyError, ConfigError, WireError
 from vision.wire import encode_refusal
 
 # Seconds after which a bin that was not served may come again, from and to.
@@ -74,6 +74,8 @@ async def _explain(_: Request, error: BinsightError) -> Response:
         return Response(encode_refusal(str(error)), 400, media_type="application/json")
     if isinstance(error, ConfigError):
         return JSONResponse({"error": str(error)}, 400)
+    if isinstance(error, AccessError):
+        return JSONResponse({"error": str(error)}, 403)
     status = 429 if isinstance(error, BusyError) else 503
     # Not all at the same second: a whole city may be waiting.
     headers = {"Retry-After": str(random.randint(*RETRY_AFTER_S))}

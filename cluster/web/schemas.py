@@ -23,7 +23,9 @@ class ReceiptAnswer(BaseModel):
 
     schema_: str = Field(alias="schema", examples=["binsight.receipt/1"])
     outbox_id: str
-    acked_seq: int = Field(description="All numbers up to this one are stored.")
+    acked_seq: int = Field(description="All numbers up to this one are stored, or refused.")
+    refused: list[int] = Field(description="Numbers of events that the hub will never take.")
+    refusal: str = Field(description="Why, of the first of them.")
 
 
 class StatisticsRow(BaseModel):

@@ -26,6 +26,7 @@ _BODY = {"required": True, "content": {MEDIA_TYPE: {"schema": {"type": "string"}
     responses={
         400: {"model": RefusalAnswer, "description": "not a batch"},
         401: {"description": "the token is missing or wrong"},
+        403: {"model": ErrorAnswer, "description": "the outbox is another bin's"},
         413: {"model": RefusalAnswer, "description": f"more than {MAX_BODY_BYTES} bytes"},
         429: {"model": ErrorAnswer, "description": "too much waits; see Retry-After"},
         503: {"model": ErrorAnswer, "description": "not stored; send it again"},

@@ -96,7 +96,7 @@ def test_a_refused_key_keeps_everything_and_raises_the_alarm(outbox: Outbox, sta
     hub.answer = Answer(status, b"")
     uplink, _ = _run(outbox, hub, 5)
     assert (outbox.depth(), outbox.quarantined()) == (20, 0)
-    assert "refuses this bin's token" in uplink.alarm
+    assert {401: "refuses this bin's token", 403: "refuses this bin"}[status] in uplink.alarm
     hub.answer = None
     uplink.step()
     assert uplink.alarm == ""
@@ -119,6 +119,21 @@ def test_a_200_without_this_outboxs_receipt_is_no_acknowledgement(
     hub.answer = Answer(200, body)
     _run(outbox, hub, 5)
     assert outbox.depth() == 20
+
+
+def test_events_that_a_receipt_refuses_are_set_aside_and_the_others_are_acknowledged(
+    outbox: Outbox,
+) -> None:
+    hub = HubDouble()
+    hub.answer = Answer(
+        200, encode_receipt(Receipt(outbox.outbox_id, 8, (3, 5, 500), "field 'label' is 7"))
+    )
+    _run(outbox, hub, 1)
+    assert (outbox.depth(), outbox.quarantined()) == (12, 2)
+    hub.answer = None
+    outbox.requeue(2)  # after an update
+    _run(outbox, hub, 10)
+    assert hub.received == list(range(9, 23))
 
 
 def test_a_receipt_beyond_what_was_sent_acknowledges_only_what_was_sent(outbox: Outbox) -> None:

@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -107,6 +108,35 @@ def test_wrong_type_of_a_field_names_it(make_event: Make) -> None:
     ):
         with pytest.raises(WireError, match=name):
             ItemEvent.from_dict({**make_event().to_dict(), name: wrong})
+
+
+def _with_bad_events(make_event: Make, bad: dict[int, object], takes_refusals: bool) -> bytes:
+    batch = Batch("o", "b", 0, tuple((n, make_event()) for n in range(1, 6)))
+    document = json.loads(
+        zlib.decompress(encode_batch(replace(batch, takes_refusals=takes_refusals)))
+    )
+    for n, label in bad.items():
+        document["events"][n - 1]["label"] = label
+    return zlib.compress(json.dumps(document).encode())
+
+
+def test_one_bad_event_costs_a_bin_that_takes_refusals_no_other(make_event: Make) -> None:
+    batch = decode_batch(_with_bad_events(make_event, {2: None, 5: 7}, takes_refusals=True))
+    assert [seq for seq, _ in batch.events] == [1, 3, 4]
+    assert (batch.refused, batch.last_seq) == ((2, 5), 5)
+    assert "'label' is 'None'" in batch.refusal
+    receipt = Receipt("o", 5, batch.refused, batch.refusal)
+    assert decode_receipt(encode_receipt(receipt)) == receipt
+
+
+@pytest.mark.parametrize(
+    ("bad", "takes_refusals"), [([2], False), ([1, 2, 3, 4, 5], True), ([1, 2, 3, 4, 5], False)]
+)
+def test_a_bin_that_takes_no_refusals_or_sends_nothing_good_is_refused_as_a_whole(
+    make_event: Make, bad: list[int], takes_refusals: bool
+) -> None:
+    with pytest.raises(WireError, match="label"):
+        decode_batch(_with_bad_events(make_event, dict.fromkeys(bad), takes_refusals))
 
 
 def test_numbers_must_rise(make_event: Make) -> None:

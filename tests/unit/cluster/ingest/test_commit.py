@@ -4,9 +4,9 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -18,7 +18,7 @@ from cluster.ingest.commit import LOG_NAME, Ingest, Limits, move_waiting
 from cluster.lake.store import COMPACT_EVERY_COMMITS, Lake
 from cluster.statistics.completeness import completeness
 from cluster.statistics.query import duplicates, labels_in_order, query
-from vision.errors import BusyError, StorageError
+from vision.errors import AccessError, StorageError
 from vision.events import Batch, ItemEvent, Receipt
 
 Make = Callable[..., ItemEvent]
@@ -252,127 +252,32 @@ def test_a_folder_that_looks_like_a_column_changes_no_event(
     assert (labels_in_order(lake), duplicates(lake)) == ({"bin-1": ["glass"] * 3}, 0)
 
 
-def test_a_receipt_needs_the_log_alone_and_the_lake_gets_it_later(
+def test_an_outbox_is_of_the_bin_that_used_it_first(
     lake: Lake, batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
-    with _hub(lake, lake_interval_s=10) as ingest:
-        assert ingest.commit([batch(1, 2)]) == [Receipt("o1", 2)]
-        assert ingest.commit([batch(2, 3), batch(1, outbox="o2")])[0] == Receipt("o1", 3)
-        assert (lake.files("events"), ingest.waiting_events) == ([], 4)
-        assert move_waiting(Lake(tmp_path / "lake")) == 0  # it is the running hub's to do
-        assert ingest.move() == 4
-        assert ingest.move() == 0
-        assert ingest.waiting_events == 0
-    assert _numbers(lake) == [1, 2, 3]
-
-
-def test_a_kill_between_the_lakes_commit_and_the_logs_trim_doubles_nothing(
-    lake: Lake, batch: Callable[..., Batch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ingest = Ingest(lake, lambda: NOW)
-    ingest.commit([batch(1, 2)])
-    with monkeypatch.context() as killed:
-
-        def die(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        killed.setattr("cluster.ingest.ingest_log.IngestLog.trim", die)
-        with pytest.raises(KeyboardInterrupt):
-            ingest.move()
-    lake.release()
-    assert _numbers(lake) == [1, 2]
-    with _hub(Lake(tmp_path / "lake")) as again:
-        assert again.waiting_events == 0
-        assert again.commit([batch(2, 3)]) == [Receipt("o1", 3)]
-    assert _numbers(lake) == [1, 2, 3]
-
-
-@pytest.mark.parametrize("how", ["lost", "restored"])
-def test_a_log_that_is_lost_or_restored_from_an_old_copy_learns_the_marks_from_the_lake(
-    lake: Lake, batch: Callable[..., Batch], tmp_path: Path, how: str
-) -> None:
-    path = tmp_path / "lake" / LOG_NAME
-    with _hub(lake) as ingest:
-        ingest.commit([batch(1, 2)])
-    copy = path.read_bytes()
-    with _hub(lake) as ingest:
-        ingest.commit([batch(3, 4), batch(1, outbox="o2")])
-    if how == "lost":
-        path.unlink()
-    else:
-        path.write_bytes(copy)
-    with _hub(Lake(tmp_path / "lake")) as again:
-        assert (again.mark("o1"), again.mark("o2")) == (4, 1)
-        assert again.commit([batch(3, 4, 5)]) == [Receipt("o1", 5)]
-    assert _numbers(lake) == [1, 2, 3, 4, 5]
-    assert duplicates(lake) == 0
-
-
-def test_marks_of_ten_thousand_outboxes_are_there_at_once(
-    lake: Lake, batch: Callable[..., Batch], tmp_path: Path
-) -> None:
-    with _hub(lake) as ingest:
-        ingest.commit([batch(1, 2, outbox=f"o{i}") for i in range(10_000)])
-    started = time.perf_counter()
-    with _hub(Lake(tmp_path / "lake")) as again:
-        seconds = time.perf_counter() - started
-        assert [again.mark(f"o{i}") for i in range(10_000)] == [2] * 10_000
-    assert seconds < 5
-
-
-def test_more_than_the_bound_is_refused_as_busy_and_nothing_waits_for_ever(
-    lake: Lake, batch: Callable[..., Batch]
-) -> None:
-    async def run() -> list[object]:
-        limits = Limits(waiting_events=4)
-        ingest = Ingest(lake, lambda: NOW, limits)
-        task = asyncio.create_task(ingest.run())
-        answers = await asyncio.gather(
-            *(ingest.accept(batch(1, 2, outbox=f"o{i}")) for i in range(5)), return_exceptions=True
-        )
-        again = await ingest.accept(batch(1, 2, outbox="o4"))
-        task.cancel()
-        ingest.close()
-        return [*answers, again]
-
-    answers = asyncio.run(run())
-    assert answers[:2] == [Receipt("o0", 2), Receipt("o1", 2)]
-    assert [type(answer) for answer in answers[2:5]] == [BusyError] * 3
-    assert answers[5] == Receipt("o4", 2)
-
-
-def test_a_full_log_is_refused_as_busy_and_names_why_the_lake_takes_nothing(
-    lake: Lake, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def run() -> None:
-        ingest = Ingest(lake, lambda: NOW, Limits(log_events=2))
-        task = asyncio.create_task(ingest.run())
-        await ingest.accept(batch(1, 2))
-        with monkeypatch.context() as broken:
-
-            def refuse(*_: object) -> None:
-                raise OSError(28, "No space left on device")
-
-            broken.setattr("cluster.lake.durable.os.fsync", refuse)
-            with pytest.raises(StorageError, match="No space left"):
-                ingest.move()
-            with pytest.raises(BusyError, match="No space left"):
-                await ingest.accept(batch(3))
-        ingest.move()
-        await ingest.accept(batch(3))
-        task.cancel()
-        ingest.close()
-
-    asyncio.run(run())
-    assert _numbers(lake) == [1, 2, 3]
-
-
-def test_a_damaged_log_is_an_error_that_names_it(
-    lake: Lake, batch: Callable[..., Batch], tmp_path: Path
-) -> None:
+    of_another = replace(batch(2, 3, 99), bin_id="a-liar")
     with _hub(lake) as ingest:
         ingest.commit([batch(1)])
-    (tmp_path / "lake" / LOG_NAME).write_bytes(b"not a database" * 1000)
-    with pytest.raises(StorageError, match=LOG_NAME):
-        Ingest(lake, lambda: NOW)
-    assert lake.try_claim()  # whoever mends it is not kept out
+        answers = ingest.commit([of_another, batch(2)])
+        assert isinstance(answers[0], AccessError)
+        assert answers[1] == Receipt("o1", 2)  # its own events are no repeats
+        both = [replace(batch(1, outbox="o2"), bin_id=name) for name in ("first", "second")]
+        answers = ingest.commit(both)
+        assert answers[0] == Receipt("o2", 1)
+        assert isinstance(answers[1], AccessError)
+    (tmp_path / "lake" / LOG_NAME).unlink()
+    with _hub(Lake(tmp_path / "lake")) as again:
+        assert isinstance(again.commit([of_another])[0], AccessError)
+    assert _numbers(lake) == [1, 2]
+
+
+def test_refused_numbers_are_acknowledged_as_refused_and_counted_as_missing(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    with _hub(lake) as ingest:
+        sent = replace(batch(1, 3), refused=(2, 4), refusal="why")
+        assert ingest.commit([sent]) == [Receipt("o1", 4, (2, 4), "why")]
+        assert ingest.commit([batch(4, 5)]) == [Receipt("o1", 5)]
+    assert _numbers(lake) == [1, 3, 5]
+    aggregate(HubConfig(lake=tmp_path / "lake"), "local")
+    assert [(r.events, r.max_seq, r.missing) for r in completeness(lake)] == [(3, 5, 2)]

@@ -219,6 +219,24 @@ def test_a_panic_of_the_lake_is_an_error_like_others_and_the_hub_goes_on(
     assert client.get("/v1/health").status_code == 200
 
 
+def test_another_bins_outbox_is_forbidden_and_too_much_is_answered_with_when_to_come_again(
+    client: TestClient, config: HubConfig, make_event: Make
+) -> None:
+    bodies = [encode_batch(Batch("o1", b, 0, ((n, make_event()),))) for n, b in enumerate("ab", 1)]
+    answers = [client.post("/v1/batches", content=body) for body in bodies]
+    assert [answer.status_code for answer in answers] == [200, 403]
+    assert "another bin" in answers[1].json()["error"]
+    lake = Lake(config.lake.with_name("small"))
+    limits = config.model_copy(update={"lake": lake.folder, "waiting_events": 1})
+    with TestClient(create_app(limits, lake, lambda: 1_790_000_000_000)) as small:
+        state = small.app.state.hub.ingest  # type: ignore[attr-defined]
+        state._queued_events = 1
+        busy = small.post("/v1/batches", content=bodies[0])
+        state._queued_events = 0
+        assert (busy.status_code, busy.headers["Retry-After"].isdigit()) == (429, True)
+        assert small.post("/v1/batches", content=bodies[0]).status_code == 200
+
+
 def test_every_address_in_the_page_is_relative(client: TestClient) -> None:
     for path in ("/", "/docs", "/static/hub.js", "/static/hub.css"):
         assert not re.findall(

@@ -1,0 +1,174 @@
+"""What is acknowledged is in the log until the lake has it, whatever happens in between."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from cluster.ingest.commit import LOG_NAME, Ingest, Limits, move_waiting
+from cluster.lake.store import Lake
+from cluster.statistics.query import duplicates
+from vision.errors import BusyError, StorageError
+from vision.events import Batch, ItemEvent, Receipt
+
+Make = Callable[..., ItemEvent]
+NOW = 1_790_000_000_000
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+@pytest.fixture
+def batch(make_event: Make) -> Callable[..., Batch]:
+    return lambda *numbers, outbox="o1", **fields: Batch(
+        outbox, "bin-1", 0, tuple((n, make_event(**fields)) for n in numbers)
+    )
+
+
+@contextmanager
+def _hub(lake: Lake, lake_interval_s: float = 0) -> Iterator[Ingest]:
+    ingest = Ingest(lake, lambda: NOW, Limits(commit_interval_s=0, lake_interval_s=lake_interval_s))
+    try:
+        yield ingest
+    finally:
+        ingest.close()
+
+
+def _numbers(lake: Lake, outbox: str = "o1") -> list[int]:
+    rows = duckdb.execute(
+        "SELECT seq FROM read_parquet(?) WHERE outbox_id = ? ORDER BY seq",
+        [lake.files("events"), outbox],
+    )
+    return [row[0] for row in rows.fetchall()]
+
+
+def test_a_receipt_needs_the_log_alone_and_the_lake_gets_it_later(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    with _hub(lake, lake_interval_s=10) as ingest:
+        assert ingest.commit([batch(1, 2)]) == [Receipt("o1", 2)]
+        assert ingest.commit([batch(2, 3), batch(1, outbox="o2")])[0] == Receipt("o1", 3)
+        assert (lake.files("events"), ingest.waiting_events) == ([], 4)
+        assert move_waiting(Lake(tmp_path / "lake")) == 0  # it is the running hub's to do
+        assert ingest.move() == 4
+        assert ingest.move() == 0
+        assert ingest.waiting_events == 0
+    assert _numbers(lake) == [1, 2, 3]
+
+
+def test_a_kill_between_the_lakes_commit_and_the_logs_trim_leaves_no_duplicates(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest = Ingest(lake, lambda: NOW)
+    ingest.commit([batch(1, 2)])
+    with monkeypatch.context() as killed:
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        killed.setattr("cluster.ingest.ingest_log.IngestLog.trim", die)
+        with pytest.raises(KeyboardInterrupt):
+            ingest.move()
+    lake.release()
+    assert _numbers(lake) == [1, 2]
+    with _hub(Lake(tmp_path / "lake")) as again:
+        assert again.waiting_events == 0
+        assert again.commit([batch(2, 3)]) == [Receipt("o1", 3)]
+    assert _numbers(lake) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("how", ["lost", "restored"])
+def test_a_log_that_is_lost_or_restored_from_an_old_copy_learns_the_marks_from_the_lake(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path, how: str
+) -> None:
+    path = tmp_path / "lake" / LOG_NAME
+    with _hub(lake) as ingest:
+        ingest.commit([batch(1, 2)])
+    copy = path.read_bytes()
+    with _hub(lake) as ingest:
+        ingest.commit([batch(3, 4), batch(1, outbox="o2")])
+    if how == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(copy)
+    with _hub(Lake(tmp_path / "lake")) as again:
+        assert (again.mark("o1"), again.mark("o2")) == (4, 1)
+        assert again.commit([batch(3, 4, 5)]) == [Receipt("o1", 5)]
+    assert _numbers(lake) == [1, 2, 3, 4, 5]
+    assert duplicates(lake) == 0
+
+
+def test_marks_of_ten_thousand_outboxes_are_there_at_once(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    with _hub(lake) as ingest:
+        ingest.commit([batch(1, 2, outbox=f"o{i}") for i in range(10_000)])
+    started = time.perf_counter()
+    with _hub(Lake(tmp_path / "lake")) as again:
+        seconds = time.perf_counter() - started
+        assert [again.mark(f"o{i}") for i in range(10_000)] == [2] * 10_000
+    assert seconds < 5
+
+
+def test_more_than_the_bound_is_refused_as_busy_and_nothing_waits_for_ever(
+    lake: Lake, batch: Callable[..., Batch]
+) -> None:
+    async def run() -> list[object]:
+        limits = Limits(waiting_events=4)
+        ingest = Ingest(lake, lambda: NOW, limits)
+        task = asyncio.create_task(ingest.run())
+        answers = await asyncio.gather(
+            *(ingest.accept(batch(1, 2, outbox=f"o{i}")) for i in range(5)), return_exceptions=True
+        )
+        again = await ingest.accept(batch(1, 2, outbox="o4"))
+        task.cancel()
+        ingest.close()
+        return [*answers, again]
+
+    answers = asyncio.run(run())
+    assert answers[:2] == [Receipt("o0", 2), Receipt("o1", 2)]
+    assert [type(answer) for answer in answers[2:5]] == [BusyError] * 3
+    assert answers[5] == Receipt("o4", 2)
+
+
+def test_a_full_log_is_refused_as_busy_with_the_reason_of_the_lake(
+    lake: Lake, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        ingest = Ingest(lake, lambda: NOW, Limits(log_events=2))
+        task = asyncio.create_task(ingest.run())
+        await ingest.accept(batch(1, 2))
+        with monkeypatch.context() as broken:
+
+            def refuse(*_: object) -> None:
+                raise OSError(28, "No space left on device")
+
+            broken.setattr("cluster.lake.durable.os.fsync", refuse)
+            with pytest.raises(StorageError, match="No space left"):
+                ingest.move()
+            with pytest.raises(BusyError, match="No space left"):
+                await ingest.accept(batch(3))
+        ingest.move()
+        await ingest.accept(batch(3))
+        task.cancel()
+        ingest.close()
+
+    asyncio.run(run())
+    assert _numbers(lake) == [1, 2, 3]
+
+
+def test_a_damaged_log_is_an_error_that_names_it(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    with _hub(lake) as ingest:
+        ingest.commit([batch(1)])
+    (tmp_path / "lake" / LOG_NAME).write_bytes(b"not a database" * 1000)
+    with pytest.raises(StorageError, match=LOG_NAME):
+        Ingest(lake, lambda: NOW)
+    assert lake.try_claim()  # whoever mends it is not kept out
