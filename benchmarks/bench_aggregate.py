@@ -28,7 +28,7 @@ def measure() -> Iterator[dict[str, Any]]:
         local = merge([aggregate_files(files) for files in parts])
         local_s = time.perf_counter() - started
         started = time.perf_counter()
-        distributed = aggregate_with_ray(parts)
+        distributed = merge(aggregate_with_ray(parts))
         ray_s = time.perf_counter() - started
     yield {
         "events": DAYS * EVENTS_PER_DAY,

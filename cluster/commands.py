@@ -50,14 +50,17 @@ def hub_aggregate(
         Engine, typer.Option("--engine", help="Ray tasks, or the same kernel in this process.")
     ] = Engine.ray,
     ray_address: RayAddress = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Count arrival dates without new events again, too.")
+    ] = False,
 ) -> None:
-    """Compute the fleet's statistics from all events."""
+    """Compute the fleet's statistics; only arrival dates with new events are counted again."""
     from cluster.app import aggregate
     from cluster.config import HubConfig
     from configs import load
 
-    done = aggregate(load(HubConfig, config, override or []), engine.value, ray_address)
+    done = aggregate(load(HubConfig, config, override or []), engine.value, ray_address, rebuild)
     print(
-        f"{done.events} events in {done.parts} parts -> {done.rows} rows with {done.engine} in "
-        f"{done.seconds:.1f} s"
+        f"{done.events} events of {done.parts} arrival dates, {done.computed} of them counted now "
+        f"({done.engine}) -> {done.rows} rows in {done.seconds:.1f} s"
     )

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 import ray
 
-from cluster.statistics.aggregate import Statistics, aggregate_files, merge
+from cluster.statistics.aggregate import Statistics, aggregate_files
 from configs.ray_cluster import ray_cluster
 from vision.errors import StorageError
 
 
-def aggregate_with_ray(parts: Sequence[Sequence[str]], address: str | None = None) -> Statistics:
-    """Aggregate each part of the lake in a Ray task and merge the results.
+def aggregate_with_ray(
+    parts: Sequence[Sequence[str]], address: str | None = None
+) -> list[Statistics]:
+    """Aggregate each part of the lake in a Ray task; return the results in the order of the parts.
 
     Args:
         parts: lists of Parquet files; one task each. On a cluster every node must reach the lake by
@@ -26,7 +28,7 @@ def aggregate_with_ray(parts: Sequence[Sequence[str]], address: str | None = Non
     with ray_cluster(address):
         try:
             task = ray.remote(aggregate_files)
-            return merge(ray.get([task.remote(list(files)) for files in parts]))
+            return list(ray.get([task.remote(list(files)) for files in parts]))
         except ray.exceptions.RayError as error:
             message = str(error).strip().splitlines()[-1]
             raise StorageError(

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from cluster.app import aggregate
 from cluster.config import HubConfig
 from cluster.ingest.event_time import date_batch
-from cluster.lake.schema import ITEMS, events_table
+from cluster.lake.schema import ITEMS, OUTBOXES, events_table
 from cluster.lake.store import Lake
 from cluster.statistics.aggregate import HISTOGRAM, Statistics, aggregate_files, merge
 from cluster.statistics.completeness import completeness
 from cluster.statistics.query import duplicates, labels_in_order, query
+from cluster.statistics.refresh import KEPT_PARTS
 from vision.errors import ConfigError, StorageError
 from vision.events import Batch, ItemEvent
 
@@ -86,7 +87,7 @@ def test_statistics_hold_every_event_once_and_count_what_is_missing(
     lake: Lake, tmp_path: Path, engine: str
 ) -> None:
     done = aggregate(HubConfig(lake=tmp_path / "lake"), engine)
-    assert (done.events, done.parts) == (10, 2)
+    assert (done.events, done.parts, done.computed, done.engine) == (10, 2, 2, engine)
     assert {r["stream"]: r["items"] for r in query(lake, ["stream"]).to_pylist()} == {
         "glass": 8,
         "paper": 1,
@@ -107,6 +108,44 @@ def test_aggregating_again_replaces_and_does_not_add(lake: Lake, tmp_path: Path)
     for _ in range(3):
         aggregate(HubConfig(lake=tmp_path / "lake"), "local")
     assert sum(query(lake, ["label"]).column("items").to_pylist()) == 10
+
+
+def _published(lake: Lake) -> list[list[dict[str, object]]]:
+    return [pq.read_table(lake.files(name)[0]).to_pylist() for name in (ITEMS, OUTBOXES)]
+
+
+def test_only_dates_with_new_events_are_counted_again_and_the_tables_equal_a_rebuild(
+    lake: Lake, tmp_path: Path, make_event: Make
+) -> None:
+    config = HubConfig(lake=tmp_path / "lake")
+    aggregate(config, "local")
+    again = aggregate(config, "ray")  # nothing is new: no Ray is started
+    assert (again.computed, again.engine) == (0, "none")
+    late = Batch("o2", "bin-2", 5, ((2, make_event(label="metal", stream="metal")),))
+    received_utc_ms = 1_790_000_000_000 + 25 * HOUR
+    lake.append(events_table([date_batch(late, received_utc_ms)], received_utc_ms), "log", 3)
+    new = aggregate(config, "local")
+    assert (new.events, new.parts, new.computed) == (11, 2, 1)
+    incremental = _published(lake)
+    rebuilt = aggregate(config, "local", rebuild=True)
+    assert (rebuilt.computed, _published(lake)) == (2, incremental)
+    assert [row["dropped"] for row in incremental[1]] == [2, 5]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 of something else"])
+def test_a_damaged_or_deleted_part_is_computed_again(
+    lake: Lake, tmp_path: Path, damage: bytes
+) -> None:
+    config = HubConfig(lake=tmp_path / "lake")
+    aggregate(config, "local")
+    whole = _published(lake)
+    kept_parts = sorted((tmp_path / "lake" / KEPT_PARTS).rglob("*.parquet"))
+    assert len(kept_parts) == 4
+    kept_parts[0].write_bytes(damage)
+    kept_parts[3].unlink()
+    assert aggregate(config, "local").computed == 2
+    assert _published(lake) == whole
+    assert sorted((tmp_path / "lake" / KEPT_PARTS).rglob("*.parquet")) == kept_parts
 
 
 def test_an_empty_lake_and_unknown_groupings_are_explained(tmp_path: Path) -> None:
