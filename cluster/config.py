@@ -22,6 +22,8 @@ class HubConfig(StrictModel):
             log, and so one fsync.
         lake_interval_s: time between two commits to the lake, and so how late the statistics are at
             most; 0 moves each group to the lake before it is acknowledged.
+        aggregate_interval_s: time between two aggregations in the hub itself, if there are new
+            events; 0 leaves them to 'binsight hub aggregate'.
         waiting_events: events that wait in memory for their transaction at most; beyond it a bin is
             told to come again later (429).
     """
@@ -33,4 +35,5 @@ class HubConfig(StrictModel):
     mqtt: str | None = Field(default=None, pattern=r"^mqtts?://[^\s/]+$")
     commit_interval_s: float = Field(default=0.05, ge=0, le=10)
     lake_interval_s: float = Field(default=10, ge=0, le=3600)
+    aggregate_interval_s: float = Field(default=600, ge=0, le=86_400)
     waiting_events: int = Field(default=200_000, ge=1)

@@ -31,6 +31,8 @@ from vision.wire import CONTENT_REFUSED, KEY_REFUSED, decode_receipt, encode_bat
 log = logging.getLogger(__name__)
 
 _BACKOFF_FIRST_S = 0.5
+# No answer keeps a bin silent for longer.
+_RETRY_AFTER_MAX_S = 600.0
 # So many events refused in a row are not damaged events; from then on one is set aside so often.
 _SUSPICIOUS = 5
 _SUSPICIOUS_PAUSE_S = 3600.0
@@ -98,7 +100,7 @@ class Uplink:
             )
             return self._back_off(self.alarm)
         if not 200 <= answer.status < 300:
-            return self._back_off(f"the hub answers {answer.status}")
+            return self._back_off(f"the hub answers {answer.status}", answer.retry_after_s)
         return self._acknowledged(batch, answer)
 
     def _acknowledged(self, batch: Batch, answer: Answer) -> float:
@@ -197,10 +199,11 @@ class Uplink:
         self._back_off(self.alarm)
         return _SUSPICIOUS_PAUSE_S
 
-    def _back_off(self, reason: str) -> float:
+    def _back_off(self, reason: str, at_least_s: float = 0.0) -> float:
         if reason != self.last_error:
             log.warning("uplink: %s; events are kept", reason)
         self.last_error = reason
         pause_s: float = min(_BACKOFF_FIRST_S * 2**self._failures, self._config.backoff_max_s)
         self._failures = min(self._failures + 1, 30)
-        return pause_s * random.uniform(0.5, 1.0)
+        asked_s = min(at_least_s, _RETRY_AFTER_MAX_S)
+        return max(pause_s * random.uniform(0.5, 1.0), asked_s * random.uniform(1.0, 1.5))

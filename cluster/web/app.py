@@ -14,6 +14,7 @@ from cluster.config import HubConfig
 from cluster.ingest.commit import Ingest, Limits
 from cluster.lake.store import Lake
 from cluster.web.routes import batches, health, pages, statistics
+from cluster.web.schedule import Schedule
 from cluster.web.state import Hub
 from vision.errors import AccessError, BinsightError, BusyError, ConfigError, WireError
 from vision.wire import encode_refusal
@@ -36,11 +37,14 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
         waiting_events=config.waiting_events,
     )
     ingest = Ingest(lake, now_utc_ms, limits)
-    hub = Hub(lake, ingest, now_utc_ms, config.token)
+    schedule = Schedule(Lake(config.lake), ingest, config.aggregate_interval_s)
+    hub = Hub(lake, ingest, now_utc_ms, config.token, schedule)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        committer = asyncio.create_task(ingest.run())
+        tasks = [asyncio.create_task(ingest.run())]
+        if config.aggregate_interval_s:
+            tasks.append(asyncio.create_task(hub.schedule.run()))
         if config.mqtt:
             from cluster.ingest.mqtt import MqttConsumer  # noqa: PLC0415  extra "mqtt"
 
@@ -49,8 +53,9 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
         yield
         if hub.consumer:
             await asyncio.to_thread(hub.consumer.close)
-        committer.cancel()
-        await asyncio.gather(committer, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(ingest.close)
 
     # Addresses in pages are relative, so that the hub may stand behind any path of a proxy.

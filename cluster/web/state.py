@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from cluster.ingest.commit import Ingest
 from cluster.lake.store import Lake
+from cluster.web.schedule import Schedule
 
 if TYPE_CHECKING:  # paho is in an extra of its own
     from cluster.ingest.mqtt import MqttConsumer
@@ -24,6 +25,7 @@ class Hub:
         ingest: the way into the lake.
         now_utc_ms: the hub's clock.
         token: that bins must bring; None takes every bin.
+        schedule: its own aggregation.
         consumer: takes batches from a broker; None without one.
     """
 
@@ -31,12 +33,18 @@ class Hub:
     ingest: Ingest
     now_utc_ms: Callable[[], int]
     token: str | None
+    schedule: Schedule
     consumer: MqttConsumer | None = None
 
     def problems(self) -> list[str]:
         """Return what has ended and does not start again by itself, or does not work."""
         consumer = self.consumer.broken() if self.consumer else ""
-        messages = (self.ingest.broken, self.ingest.lake_problem, consumer)
+        messages = (
+            self.ingest.broken,
+            self.ingest.lake_problem,
+            self.schedule.problem,
+            consumer,
+        )
         return [message for message in messages if message]
 
 

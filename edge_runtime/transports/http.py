@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from functools import partial
 
@@ -63,7 +64,9 @@ class HttpTransport:
                     answer += piece
                     if len(answer) > MAX_ANSWER_BYTES:
                         raise UplinkError(f"{self._shown}: the answer is too long")
-                return Answer(response.status_code, bytes(answer))
+                asked = response.headers.get("Retry-After", "")
+                seconds = int(asked) if re.fullmatch("[0-9]{1,6}", asked) else 0
+                return Answer(response.status_code, bytes(answer), seconds)
         except httpx2.InvalidURL as error:
             # Its text holds what stands in the address, a password perhaps.
             raise UplinkError(f"{self._shown}: uplink.url is not a valid address") from error

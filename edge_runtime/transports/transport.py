@@ -8,10 +8,17 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: HTTP status and body."""
+    """What came back.
+
+    Attributes:
+        status: of HTTP.
+        body: the answer.
+        retry_after_s: seconds that the hub asks to be left alone; 0 if it does not.
+    """
 
     status: int
     body: bytes
+    retry_after_s: int = 0
 
 
 class Transport(Protocol):

@@ -121,6 +121,18 @@ def test_a_200_without_this_outboxs_receipt_is_no_acknowledgement(
     assert outbox.depth() == 20
 
 
+@pytest.mark.parametrize(("asked_s", "at_least_s"), [(30, 30), (10**6, 600), (0, 0)])
+def test_a_busy_hub_is_left_alone_for_as_long_as_it_asks(
+    outbox: Outbox, asked_s: int, at_least_s: int
+) -> None:
+    hub = HubDouble()
+    hub.answer = Answer(429, b"", asked_s)
+    config = HttpUplinkConfig(url="http://hub", backoff_max_s=0.01)
+    pause_s = Uplink(outbox, hub, config, SystemClock()).step()
+    assert at_least_s <= pause_s <= max(1.5 * at_least_s, 0.01)
+    assert (outbox.depth(), outbox.quarantined()) == (20, 0)
+
+
 def test_events_that_a_receipt_refuses_are_set_aside_and_the_others_are_acknowledged(
     outbox: Outbox,
 ) -> None:

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -217,6 +219,29 @@ def test_a_panic_of_the_lake_is_an_error_like_others_and_the_hub_goes_on(
         assert (answer.status_code, "deltalake broke down" in answer.json()["error"]) == (503, True)
     assert client.post("/v1/batches", content=body).status_code == 200
     assert client.get("/v1/health").status_code == 200
+
+
+def test_the_hub_counts_new_events_by_itself_and_says_when_it_cannot(
+    config: HubConfig, make_event: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = config.model_copy(update={"lake_interval_s": 60, "aggregate_interval_s": 0.05})
+    with TestClient(create_app(often, Lake(config.lake), lambda: 1_790_000_000_000)) as client:
+        for n in (1, 2):
+            body = encode_batch(Batch("o1", "bin-1", 0, ((n, make_event()),)))
+            assert client.post("/v1/batches", content=body).status_code == 200
+            _wait(lambda n=n: client.get("/v1/overview").json()["items"] == n)
+        with monkeypatch.context() as broken:
+            broken.setattr("cluster.web.schedule.Schedule.refresh", lambda _: 1 / 0)
+            _wait(lambda: client.get("/v1/health").status_code == 503)
+            assert "not up to date" in client.get("/v1/health").json()["problems"][0]
+        _wait(lambda: client.get("/v1/health").status_code == 200)
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
 
 
 def test_another_bins_outbox_is_forbidden_and_too_much_is_answered_with_when_to_come_again(
