@@ -62,5 +62,5 @@ def hub_aggregate(
     done = aggregate(load(HubConfig, config, override or []), engine.value, ray_address, rebuild)
     print(
         f"{done.events} events of {done.parts} arrival dates, {done.computed} of them counted now "
-        f"({done.engine}) -> {done.rows} rows in {done.seconds:.1f} s"
+        f"({done.engine}) in {done.seconds:.1f} s"
     )

@@ -24,8 +24,8 @@ from vision.preprocess import PreprocessSpec, preprocess
 
 # How far the backbone stays from its start, as a share of the way that fine-tuning went.
 SHARE = 0.4
-# Inverse strength of the head's regularisation, on standardised features.
-HEAD_C = 0.1
+# Inverse strength of the head's regularisation, on features with a common scale.
+HEAD_C = 0.03
 MAX_ITERATIONS = 1000
 
 
@@ -88,7 +88,9 @@ def fit_head(
         weights_n: what each image counts for; 1 on average.
     """
     mean = embeddings_nd.mean(0)
-    deviation = embeddings_nd.std(0) + 1e-6
+    # One scale for all features: one that hardly varies would get a large weight, and int8's
+    # rounding with it.
+    deviation = float(np.sqrt(np.square(embeddings_nd - mean).mean())) + 1e-6
     regression = LogisticRegression(C=HEAD_C, max_iter=MAX_ITERATIONS)
     regression.fit((embeddings_nd - mean) / deviation, targets_n, sample_weight=weights_n)
     rows = regression.coef_

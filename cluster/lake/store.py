@@ -11,7 +11,7 @@ the years: the table is kept open, small files are compacted, and old ones and o
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -33,6 +33,10 @@ COMPACT_EVERY_COMMITS = 32
 COMPACT_BYTES = 64 * 1024 * 1024
 # A reader that has listed the files of a version may read them for so long.
 KEEP_FILES_HOURS = 24
+# A statistics table is cleaned up after so many versions.
+CLEAN_EVERY_VERSIONS = 32
+# Columns that part a statistics table.
+PART_COLUMNS = ("arrival_date", "part")
 # Names of Delta's own table properties.
 _PROPERTIES = {
     "delta.checkpointInterval": "1000",  # `maintain` makes them
@@ -169,27 +173,43 @@ class Lake:
                     found[row["outbox_id"]] = (row["bin_id"], row["seq_max"])
         return found
 
-    def replace_statistics(self, name: str, table: pa.Table, events: int) -> None:
-        """Replace a statistics table, and note of how many events it is."""
-        properties = CommitProperties(custom_metadata={"events": str(events)})
+    def replace_parts(self, name: str, rows: pa.Table, dates: Sequence[str] | None) -> None:
+        """Replace the parts of a statistics table that were counted now.
+
+        Args:
+            name: of the table.
+            rows: with the columns of PART_COLUMNS: the part's arrival date, and a text that says
+                what it was counted from.
+            dates: arrival dates that are replaced; None replaces the whole table.
+        """
         path = self.folder / name
 
         def replace() -> None:
+            quoted = ", ".join(f"'{date}'" for date in dates or ())
             write_deltalake(
                 self._uri(name),
-                table,
+                rows,
                 mode="overwrite",
-                commit_properties=properties,
-                schema_mode="overwrite",
+                partition_by=list(PART_COLUMNS),
+                predicate=None if dates is None else f"arrival_date IN ({quoted})",
+                schema_mode="overwrite" if dates is None else None,
             )
-            sync_commit(path, DeltaTable(self._uri(name)).version())
+            table = DeltaTable(self._uri(name))
+            sync_commit(path, table.version())
+            if table.version() % CLEAN_EVERY_VERSIONS == CLEAN_EVERY_VERSIONS - 1:
+                self._clean(name, table)
 
         self._guarded(name, replace)
 
-    def events_of(self, name: str) -> int:
-        """Return of how many events a statistics table is; -1 if there is no such table."""
+    def parts(self, name: str) -> dict[str, str]:
+        """Return the arrival dates of a statistics table, and what each was counted from.
+
+        Empty if there is no such table, or one of an earlier version.
+        """
         table = self._open(name)
-        return int(table.history(1)[0].get("events", 0)) if table else -1
+        if table is None or set(table.metadata().partition_columns) != set(PART_COLUMNS):
+            return {}
+        return {part["arrival_date"]: part["part"] for part in table.partitions()}
 
     def files(self, name: str) -> list[str]:
         """Return the Parquet files of a table's newest version; empty if there is no table."""
@@ -222,21 +242,34 @@ class Lake:
     def _compact(self) -> None:
         table = self._events
         assert table is not None  # noqa: S101  narrows the type; `maintain` asks
-        path = self.folder / EVENTS
-        if any(table.metadata().configuration.get(k) != v for k, v in _PROPERTIES.items()):
-            table.alter.set_table_properties(_PROPERTIES)
-            sync_commit(path, table.version())
         before = table.version()
         table.optimize.compact(target_size=COMPACT_BYTES)
+        self._sync_since(EVENTS, table, before)
+        self._clean(EVENTS, table)
+
+    def _clean(self, name: str, table: DeltaTable) -> None:
+        """Write a checkpoint, and remove files and log entries that no reader needs any more.
+
+        What replaces them is on the disk before they go. Each of these steps may be a commit of its
+        own: one that is missing after a power cut would hide all that come after it.
+        """
+        before = table.version()
+        if any(table.metadata().configuration.get(k) != v for k, v in _PROPERTIES.items()):
+            table.alter.set_table_properties(_PROPERTIES)
         table.create_checkpoint()
-        # What replaces the small files is on the disk before they, or their log entries, go.
-        for version in range(before + 1, table.version() + 1):
-            sync_commit(path, version)
-        sync_commit(path, table.version())
+        self._sync_since(name, table, before)
+        before = table.version()
         table.vacuum(
             retention_hours=KEEP_FILES_HOURS, dry_run=False, enforce_retention_duration=False
         )
+        self._sync_since(name, table, before)
         table.cleanup_metadata()
+
+    def _sync_since(self, name: str, table: DeltaTable, version: int) -> None:
+        """Sync the commits after a version, and the checkpoint of the newest."""
+        table.update_incremental()
+        for number in range(version, table.version() + 1):
+            sync_commit(self.folder / name, number)
 
     @staticmethod
     def _count(table: DeltaTable | None) -> int:

@@ -1,7 +1,8 @@
-"""Events to statistics: one DuckDB kernel for a part of the lake, and a merge that only adds.
+"""Events to statistics: one DuckDB kernel for a part of the lake.
 
-`aggregate_files` runs in this process or as a Ray task; it makes no difference. Merging adds counts
-and takes extremes, so the order in which parts arrive does not matter, nor how late.
+`aggregate_files` runs in this process or as a Ray task; it makes no difference. What it gives are
+counts and extremes, which queries add up over the parts, so the order in which parts arrive does
+not matter, nor how late.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Statistics:
 def aggregate_files(files: Sequence[str]) -> Statistics:
     """Aggregate the events of some Parquet files.
 
-    The hour is that of `cluster.ingest.event_time`; in a lake of an earlier version, that of the
-    bin's clock where it was set, else that of the arrival.
+    Rows are in the order of their keys. The hour is that of `cluster.ingest.event_time`; in a lake
+    of an earlier version, that of the bin's clock where it was set, else that of the arrival.
     """
     histogram = ", ".join(
         f"count(*) FILTER (least(floor(confidence * {CONFIDENCE_BINS}), {CONFIDENCE_BINS - 1}) = "
@@ -55,28 +56,11 @@ def aggregate_files(files: Sequence[str]) -> Statistics:
         keys = ", ".join(f"{hour} AS {key}" if key == "hour_utc_ms" else key for key in KEYS)
         groups = ", ".join(hour if key == "hour_utc_ms" else key for key in KEYS)
         items = events.aggregate(f"{keys}, count(*) AS items, {histogram}", groups)
+        items = items.order(", ".join(KEYS))
         outboxes = events.aggregate(
             "outbox_id, any_value(bin_id) AS bin_id, count(*) AS events, max(seq) AS max_seq, "
             "max(outbox_dropped) AS dropped, min(received_utc_ms) AS first_received_utc_ms, "
             "max(received_utc_ms) AS last_received_utc_ms",
-            "outbox_id",
-        )
-        return Statistics(items.to_arrow_table(), outboxes.to_arrow_table())
-
-
-def merge(parts: Sequence[Statistics]) -> Statistics:
-    """Add up parts; of an empty list there is no merge."""
-    with duckdb.connect() as db:
-        keys = ", ".join(KEYS)
-        sums = ", ".join(f"sum({name})::BIGINT AS {name}" for name in ("items", *HISTOGRAM))
-        items = db.from_arrow(pa.concat_tables([part.items for part in parts]))
-        outboxes = db.from_arrow(pa.concat_tables([part.outboxes for part in parts]))
-        items = items.aggregate(f"{keys}, {sums}", keys).order(keys)
-        outboxes = outboxes.aggregate(
-            "outbox_id, any_value(bin_id) AS bin_id, sum(events)::BIGINT AS events, "
-            "max(max_seq) AS max_seq, max(dropped) AS dropped, "
-            "min(first_received_utc_ms) AS first_received_utc_ms, "
-            "max(last_received_utc_ms) AS last_received_utc_ms",
             "outbox_id",
         ).order("outbox_id")
         return Statistics(items.to_arrow_table(), outboxes.to_arrow_table())

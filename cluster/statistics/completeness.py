@@ -49,9 +49,12 @@ def completeness(lake: Lake) -> list[Completeness]:
     if not files:
         return []
     columns = (
-        "bin_id, outbox_id, events, max_seq, max_seq - events AS missing, dropped, "
-        "first_received_utc_ms, last_received_utc_ms"
+        "any_value(bin_id) AS bin_id, outbox_id, sum(events)::BIGINT AS events, "
+        "max(max_seq) AS max_seq, max(max_seq) - sum(events)::BIGINT AS missing, "
+        "max(dropped) AS dropped, min(first_received_utc_ms) AS first_received_utc_ms, "
+        "max(last_received_utc_ms) AS last_received_utc_ms"
     )
     with duckdb.connect() as db:
-        rows = read(db, files).project(columns).order("bin_id, outbox_id").fetchall()
+        outboxes = read(db, files).aggregate(columns, "outbox_id")
+        rows = outboxes.order("bin_id, outbox_id").fetchall()
     return [Completeness(*row) for row in rows]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from cluster.lake.schema import EVENTS, ITEMS
+from cluster.lake.schema import EVENTS, ITEMS, OUTBOXES
 from cluster.lake.store import Lake
 from vision.errors import ConfigError
 
@@ -62,6 +62,20 @@ def fleet_counts(lake: Lake) -> FleetCounts:
         decisions=_count_items(files, ["label", "decision"]),
         hours=_count_items(files, ["hour_utc_ms", "stream"]),
     )
+
+
+def counted_events(lake: Lake) -> int:
+    """Return how many events the statistics hold.
+
+    Raises:
+        StorageError: the lake cannot be read.
+    """
+    files = lake.files(OUTBOXES)
+    if not files:
+        return 0
+    with duckdb.connect() as db:
+        [(count,)] = read(db, files).aggregate("sum(events)::BIGINT").fetchall()
+    return int(count)
 
 
 def duplicates(lake: Lake) -> int:

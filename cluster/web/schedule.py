@@ -6,8 +6,8 @@ import asyncio
 import logging
 
 from cluster.ingest.commit import Ingest
-from cluster.lake.schema import ITEMS
 from cluster.lake.store import Lake
+from cluster.statistics.query import counted_events
 from cluster.statistics.refresh import refresh
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Schedule:
         """
         self._ingest.move()
         events = Lake(self._lake.folder).event_count()
-        if events == max(0, self._lake.events_of(ITEMS)):
+        if events == counted_events(self._lake):
             return False
         refresh(self._lake, "local")
         return True

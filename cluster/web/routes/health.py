@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from cluster.lake.schema import ITEMS
+from cluster.statistics.query import counted_events
 from cluster.web.schemas import CountersAnswer, HealthAnswer
 from cluster.web.state import HubPart
 
@@ -25,6 +25,6 @@ def health(response: Response, hub: HubPart) -> HealthAnswer:
         ingest=CountersAnswer.model_validate(hub.ingest.counters),
         waiting_events=hub.ingest.waiting_events,
         lake_events=hub.lake.event_count(),
-        statistics_events=max(0, hub.lake.events_of(ITEMS)),
+        statistics_events=counted_events(hub.lake),
         now_utc_ms=hub.now_utc_ms(),
     )

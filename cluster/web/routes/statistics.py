@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Response
 
 from cluster.estimation.shares import METHOD
-from cluster.lake.schema import ITEMS
 from cluster.statistics.completeness import completeness
-from cluster.statistics.query import GROUPINGS, fleet_counts, query
+from cluster.statistics.query import GROUPINGS, counted_events, fleet_counts, query
 from cluster.web.csv_text import csv_text
 from cluster.web.overview import overview, with_shares
 from cluster.web.schemas import (
@@ -66,5 +65,5 @@ def bins(hub: HubPart) -> BinsAnswer:
 def show_overview(hub: HubPart) -> OverviewAnswer:
     """Show what the page draws: totals, shares and intervals, computed here."""
     received = hub.lake.event_count() + hub.ingest.waiting_events
-    behind = received - max(0, hub.lake.events_of(ITEMS))
+    behind = received - counted_events(hub.lake)
     return overview(fleet_counts(hub.lake), completeness(hub.lake), behind)

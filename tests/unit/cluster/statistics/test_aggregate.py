@@ -1,10 +1,14 @@
 """One kernel, a merge that only adds, figures that are counts."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,10 +17,9 @@ from cluster.config import HubConfig
 from cluster.ingest.event_time import date_batch
 from cluster.lake.schema import ITEMS, OUTBOXES, events_table
 from cluster.lake.store import Lake
-from cluster.statistics.aggregate import HISTOGRAM, Statistics, aggregate_files, merge
+from cluster.statistics.aggregate import HISTOGRAM, KEYS, Statistics, aggregate_files
 from cluster.statistics.completeness import completeness
-from cluster.statistics.query import duplicates, labels_in_order, query
-from cluster.statistics.refresh import KEPT_PARTS
+from cluster.statistics.query import counted_events, duplicates, labels_in_order, query
 from vision.errors import ConfigError, StorageError
 from vision.events import Batch, ItemEvent
 
@@ -24,8 +27,22 @@ Make = Callable[..., ItemEvent]
 HOUR = 3_600_000
 
 
-def _rows(statistics: Statistics) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    return statistics.items.to_pylist(), statistics.outboxes.to_pylist()
+def _added_up(parts: list[Statistics]) -> tuple[Counter[Any], dict[str, tuple[int, int, int]]]:
+    """Return what queries make of some parts: counts by key, and each outbox's three figures."""
+    counts: Counter[Any] = Counter()
+    outboxes: dict[str, tuple[int, int, int]] = {}
+    for part in parts:
+        for row in part.items.to_pylist():
+            key = tuple(row[name] for name in KEYS)
+            counts.update({(key, name): row[name] for name in ("items", *HISTOGRAM) if row[name]})
+        for row in part.outboxes.to_pylist():
+            events, last, dropped = outboxes.get(row["outbox_id"], (0, 0, 0))
+            outboxes[row["outbox_id"]] = (
+                events + row["events"],
+                max(last, row["max_seq"]),
+                max(dropped, row["dropped"]),
+            )
+    return counts, outboxes
 
 
 @settings(
@@ -44,7 +61,7 @@ def _rows(statistics: Statistics) -> tuple[list[dict[str, object]], list[dict[st
     ),
     st.randoms(use_true_random=False),
 )
-def test_merge_does_not_care_how_events_are_parted_or_ordered(
+def test_counts_do_not_depend_on_how_events_are_parted_or_ordered(
     tmp_path: Path, make_event: Make, rows: list[tuple[str, str, float, int]], random: object
 ) -> None:
     files = []
@@ -54,13 +71,15 @@ def test_merge_does_not_care_how_events_are_parted_or_ordered(
         batch = Batch(f"o-{bin_id}", bin_id, 0, ((i + 1, event),))
         pq.write_table(events_table([date_batch(batch, 5 * HOUR)], 5 * HOUR), path)
         files.append(str(path))
-    whole = _rows(merge([aggregate_files(files)]))
+    whole = aggregate_files(files)
     cut = len(files) // 2
     parts = [aggregate_files(files[cut:]), aggregate_files(files[:cut])]
-    assert _rows(merge(parts)) == whole
-    assert _rows(merge([merge(parts[:1]), merge(parts[1:])])) == whole
-    assert sum(row["items"] for row in whole[0]) == len(rows)
-    assert all(sum(row[name] for name in HISTOGRAM) == row["items"] for row in whole[0])
+    assert _added_up(parts) == _added_up(parts[::-1]) == _added_up([whole])
+    again = aggregate_files(files[::-1])
+    assert (again.items, again.outboxes) == (whole.items, whole.outboxes)
+    counted = whole.items.to_pylist()
+    assert sum(row["items"] for row in counted) == len(rows)
+    assert all(sum(row[name] for name in HISTOGRAM) == row["items"] for row in counted)
 
 
 @pytest.fixture
@@ -99,7 +118,7 @@ def test_statistics_hold_every_event_once_and_count_what_is_missing(
     ]
     hours = {r["hour_utc_ms"] for r in query(lake, ["hour_utc_ms"]).to_pylist()}
     assert 0 not in hours  # an event of a bin without a clock is dated by its arrival
-    assert lake.events_of(ITEMS) == lake.event_count() == 10
+    assert counted_events(lake) == lake.event_count() == 10
     assert duplicates(lake) == 0
     assert labels_in_order(lake)["bin-2"] == ["paper"]
 
@@ -110,8 +129,15 @@ def test_aggregating_again_replaces_and_does_not_add(lake: Lake, tmp_path: Path)
     assert sum(query(lake, ["label"]).column("items").to_pylist()) == 10
 
 
-def _published(lake: Lake) -> list[list[dict[str, object]]]:
-    return [pq.read_table(lake.files(name)[0]).to_pylist() for name in (ITEMS, OUTBOXES)]
+def _published(lake: Lake) -> list[pa.Table]:
+    tables = []
+    for name in (ITEMS, OUTBOXES):
+        table = DeltaTable(str(lake.folder / name)).to_pyarrow_table()
+        order = [
+            name for name in table.column_names if name in ("arrival_date", "outbox_id", *KEYS)
+        ]
+        tables.append(table.sort_by([(name, "ascending") for name in order]))
+    return tables
 
 
 def test_only_dates_with_new_events_are_counted_again_and_the_tables_equal_a_rebuild(
@@ -119,6 +145,7 @@ def test_only_dates_with_new_events_are_counted_again_and_the_tables_equal_a_reb
 ) -> None:
     config = HubConfig(lake=tmp_path / "lake")
     aggregate(config, "local")
+    before = lake.files(ITEMS)
     again = aggregate(config, "ray")  # nothing is new: no Ray is started
     assert (again.computed, again.engine) == (0, "none")
     late = Batch("o2", "bin-2", 5, ((2, make_event(label="metal", stream="metal")),))
@@ -126,26 +153,48 @@ def test_only_dates_with_new_events_are_counted_again_and_the_tables_equal_a_reb
     lake.append(events_table([date_batch(late, received_utc_ms)], received_utc_ms), "log", 3)
     new = aggregate(config, "local")
     assert (new.events, new.parts, new.computed) == (11, 2, 1)
+    assert len(set(before) & set(lake.files(ITEMS))) == 1  # the other date's file is as it was
+    rows = [(r.outbox_id, r.events, r.max_seq, r.missing, r.dropped) for r in completeness(lake)]
+    assert rows == [("o1", 9, 11, 2, 2), ("o2", 2, 2, 0, 5)]
     incremental = _published(lake)
     rebuilt = aggregate(config, "local", rebuild=True)
-    assert (rebuilt.computed, _published(lake)) == (2, incremental)
-    assert [row["dropped"] for row in incremental[1]] == [2, 5]
+    assert rebuilt.computed == 2
+    assert _published(lake) == incremental
 
 
-@pytest.mark.parametrize("damage", [b"", b"PAR1 of something else"])
-def test_a_damaged_or_deleted_part_is_computed_again(
-    lake: Lake, tmp_path: Path, damage: bytes
+def test_a_kill_between_the_two_tables_is_mended_by_the_next_aggregation(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = HubConfig(lake=tmp_path / "lake")
-    aggregate(config, "local")
-    whole = _published(lake)
-    kept_parts = sorted((tmp_path / "lake" / KEPT_PARTS).rglob("*.parquet"))
-    assert len(kept_parts) == 4
-    kept_parts[0].write_bytes(damage)
-    kept_parts[3].unlink()
-    assert aggregate(config, "local").computed == 2
-    assert _published(lake) == whole
-    assert sorted((tmp_path / "lake" / KEPT_PARTS).rglob("*.parquet")) == kept_parts
+    with monkeypatch.context() as killed:
+        real = Lake.replace_parts
+
+        def die(self: Lake, name: str, *rest: Any) -> None:
+            if name == OUTBOXES:
+                raise KeyboardInterrupt
+            real(self, name, *rest)
+
+        killed.setattr(Lake, "replace_parts", die)
+        with pytest.raises(KeyboardInterrupt):
+            aggregate(config, "local")
+    assert lake.files(ITEMS)
+    assert lake.files(OUTBOXES) == []
+    done = aggregate(config, "local")
+    assert (done.computed, done.events) == (2, 10)
+    assert sum(query(lake, ["label"]).column("items").to_pylist()) == 10
+
+
+def test_statistics_that_are_replaced_for_years_are_cleaned_up(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.lake.store.CLEAN_EVERY_VERSIONS", 4)
+    config = HubConfig(lake=tmp_path / "lake")
+    for _ in range(9):
+        aggregate(config, "local", rebuild=True)
+    log = tmp_path / "lake" / ITEMS / "_delta_log"
+    assert any("checkpoint" in path.name for path in log.iterdir())
+    assert len(lake.files(ITEMS)) == 2
+    assert counted_events(lake) == 10
 
 
 def test_an_empty_lake_and_unknown_groupings_are_explained(tmp_path: Path) -> None:
