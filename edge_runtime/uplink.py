@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 _BACKOFF_FIRST_S = 0.5
 # No answer keeps a bin silent for longer.
 _RETRY_AFTER_MAX_S = 600.0
-# So many events refused in a row are not damaged events; from then on one is set aside so often.
+# So many events refused, with no batch taken whole in between, are not damaged events; from then on
+# one is set aside so often.
 _SUSPICIOUS = 5
 _SUSPICIOUS_PAUSE_S = 3600.0
 
@@ -119,16 +120,19 @@ class Uplink:
             return self._back_off("the hub's receipt is of later events than this outbox ever held")
         if receipt.acked_seq < batch.events[0][0]:
             return self._back_off("the hub acknowledges nothing of what it was sent")
-        sent = {seq for seq, _ in batch.events}
-        for seq in sorted(sent.intersection(receipt.refused)):
+        refused = sorted({seq for seq, _ in batch.events}.intersection(receipt.refused))
+        for seq in refused:
             log.error("uplink: event %d is quarantined: %s", seq, receipt.refusal)
             self._outbox.quarantine(seq, receipt.refusal)
         self._outbox.ack(min(receipt.acked_seq, batch.events[-1][0]))
         self._failures = 0
+        self._limit = min(self._limit * 2, self._config.batch_events)
+        if refused:
+            self._quarantined += len(refused)
+            return self._after_quarantine(receipt.refusal)
         self._quarantined = 0
         self.alarm = ""
         self.last_error = ""
-        self._limit = min(self._limit * 2, self._config.batch_events)
         return 0.0
 
     def _content_refused(self, batch: Batch, answer: Answer) -> float:
@@ -192,10 +196,13 @@ class Uplink:
         log.error("uplink: event %d is quarantined: %s", numbers[0], reason)
         self._outbox.quarantine(numbers[0], reason)
         self._quarantined += 1
+        return self._after_quarantine(reason)
+
+    def _after_quarantine(self, reason: str) -> float:
         if self._quarantined < _SUSPICIOUS:
             return 0.0
         # a person must look: bin or hub is of another version
-        self.alarm = f"the hub refuses every event ({reason})"
+        self.alarm = f"the hub refuses event after event ({reason})"
         self._back_off(self.alarm)
         return _SUSPICIOUS_PAUSE_S
 

@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
+
 from cluster.ingest.event_time import date_batch
 from cluster.ingest.ingest_log import IngestLog
 from cluster.lake.schema import events_table, rows_from_bytes, rows_to_bytes
@@ -182,15 +184,18 @@ class Ingest:
 
     async def _move_for_ever(self) -> None:
         waited_s = 0.0
+        failed = False
         while True:
             await asyncio.sleep(_MOVER_TICK_S)
             waited_s += _MOVER_TICK_S
-            full = self._log.waiting_events >= self._limits.lake_events
+            full = self._log.waiting_events >= self._limits.lake_events and not failed
             if self._log.waiting_events and (full or waited_s >= self._limits.lake_interval_s):
                 waited_s = 0.0
                 try:
                     await asyncio.to_thread(self.move)
+                    failed = False
                 except Exception:
+                    failed = True
                     log.exception("ingest: the lake does not take what waits in the log")
 
     def _refuse(self, error: StorageError) -> None:
@@ -223,7 +228,8 @@ class Ingest:
             receipts.append(
                 Receipt(batch.outbox_id, marks[batch.outbox_id], batch.refused, batch.refusal)
             )
-        sent = sum(len(b.events) for b in batches)
+        taken = zip(batches, receipts, strict=True)
+        sent = sum(len(b.events) for b, r in taken if isinstance(r, Receipt))
         stored = sum(len(b.events) for b in fresh)
         if fresh:
             received_utc_ms = self._now_utc_ms()
@@ -250,10 +256,11 @@ class Ingest:
         with self._moving:
             try:
                 moved = _move(self._log, self._lake, self._limits.lake_events)
-            except StorageError as error:
-                self.lake_problem = str(error)
-                raise
-            self.lake_problem = ""
+            except Exception as error:
+                self.lake_problem = f"the lake does not take what waits in the log ({error})"
+                raise StorageError(self.lake_problem) from error
+            damaged = self._log.set_aside_entries()
+            self.lake_problem = f"{damaged} entries of the log are damaged" if damaged else ""
             return moved
 
     def close(self) -> None:
@@ -262,9 +269,10 @@ class Ingest:
             self.move()
         except StorageError:
             log.exception("ingest: what waits in the log stays there until the next start")
-        with self._moving:
-            self._log.close()
-            self._lake.release()
+        finally:
+            with self._moving:
+                self._log.close()
+                self._lake.release()
 
 
 def move_waiting(lake: Lake) -> int:
@@ -294,7 +302,6 @@ def _open_settled(lake: Lake) -> IngestLog:
     ingest_log = IngestLog(lake.folder / LOG_NAME)
     try:
         moved = lake.moved(ingest_log.log_id)
-        lake.sync()  # of an earlier process, before anything is forgotten for it
         known = ingest_log.last_number()
         if moved > known or (known == 0 and lake.has_events()):
             log.warning("ingest: the log is older than the lake; its marks are read from the lake")
@@ -307,16 +314,36 @@ def _open_settled(lake: Lake) -> IngestLog:
 
 
 def _move(ingest_log: IngestLog, lake: Lake, events: int) -> int:
-    if not lake.settled:  # a commit that failed may have reached the disk all the same
-        lake.sync()
-        ingest_log.trim(lake.moved(ingest_log.log_id))
+    """Move the entries that the log holds now; those that come meanwhile wait for the next time.
+
+    Whatever goes wrong, the lake is asked what it holds before anything is tried again: a commit
+    that failed may have reached the disk all the same.
+    """
     moved = 0
-    while entries := ingest_log.first(events):
-        table = rows_from_bytes([rows for _, rows in entries])
-        last = entries[-1][0]
-        lake.append(table, ingest_log.log_id, last)
-        ingest_log.trim(last)
-        moved += table.num_rows
-    if moved:
-        lake.maintain()
+    end = ingest_log.last_number()
+    try:
+        ingest_log.trim(lake.moved(ingest_log.log_id))
+        while entries := ingest_log.first(events, end):
+            tables = [_readable(ingest_log, number, rows) for number, rows in entries]
+            found = [table for table in tables if table is not None]
+            last = entries[-1][0]
+            if found:
+                rows = pa.concat_tables(found, promote_options="default")
+                lake.append(rows, ingest_log.log_id, last)
+                moved += rows.num_rows
+            ingest_log.trim(last)
+            lake.maintain()
+    except BaseException:
+        lake.doubt()
+        raise
     return moved
+
+
+def _readable(ingest_log: IngestLog, number: int, rows: bytes) -> pa.Table | None:
+    """Return the rows of an entry; one that the disk has damaged is set aside."""
+    try:
+        return rows_from_bytes(rows)
+    except (pa.ArrowException, OSError) as error:
+        log.critical("ingest: entry %d of the log is damaged and set aside (%s)", number, error)
+        ingest_log.set_aside(number)
+        return None

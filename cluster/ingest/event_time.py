@@ -10,6 +10,8 @@ from vision.events import Batch, ItemEvent
 
 # No bin of this make was in a street before.
 EARLIEST_UTC_MS = 1_735_689_600_000
+# No bin runs longer without a start; a damaged number would else date an event to the ice age.
+LONGEST_UPTIME_MS = 10 * 366 * 86_400_000
 # No clock runs further ahead than this.
 FUTURE_MS = 600_000
 
@@ -39,9 +41,9 @@ def event_time(event: ItemEvent, batch: Batch, received_utc_ms: int) -> EventTim
     """
     if event.clock_synced and EARLIEST_UTC_MS <= event.wall_utc_ms <= received_utc_ms + FUTURE_MS:
         return EventTime(event.wall_utc_ms, "bin")
-    if batch.sent_monotonic_ms < 0:
+    if not 0 <= batch.sent_monotonic_ms <= LONGEST_UPTIME_MS:
         return EventTime(received_utc_ms, "arrival")
-    if event.boot_id == batch.sent_boot_id and event.monotonic_ms <= batch.sent_monotonic_ms:
+    if event.boot_id == batch.sent_boot_id and 0 <= event.monotonic_ms <= batch.sent_monotonic_ms:
         age_ms = batch.sent_monotonic_ms - event.monotonic_ms
         return EventTime(received_utc_ms - age_ms, "hub")
     return EventTime(received_utc_ms - batch.sent_monotonic_ms, "latest")

@@ -28,6 +28,8 @@ Outboxes = Mapping[str, tuple[str, int]]
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry (
     number INTEGER PRIMARY KEY AUTOINCREMENT, events INTEGER NOT NULL, rows BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS damaged (
+    number INTEGER PRIMARY KEY, events INTEGER NOT NULL, rows BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS outbox (
     outbox_id TEXT PRIMARY KEY, bin_id TEXT NOT NULL, acked_seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -95,13 +97,20 @@ class IngestLog:
         with self._guarded("written"), self._db:
             self._db.execute("INSERT INTO entry(events, rows) VALUES (?, ?)", (events, rows))
             self._set_marks(outboxes)
-        self.waiting_events += events
+            self.waiting_events += events
 
-    def first(self, events: int) -> list[tuple[int, bytes]]:
-        """Return the oldest entries, (number, rows) in rising order, of about so many events."""
+    def first(self, events: int, end: int) -> list[tuple[int, bytes]]:
+        """Return the oldest entries, (number, rows) in rising order.
+
+        Args:
+            events: of about so many events.
+            end: greatest number.
+        """
         taken: list[tuple[int, bytes]] = []
         with self._guarded("read"):
-            found = self._db.execute("SELECT number, events, rows FROM entry ORDER BY number")
+            found = self._db.execute(
+                "SELECT number, events, rows FROM entry WHERE number <= ? ORDER BY number", (end,)
+            )
             for number, held, rows in found:
                 taken.append((number, rows))
                 events -= held
@@ -114,6 +123,18 @@ class IngestLog:
         with self._guarded("written"):
             self._db.execute("DELETE FROM entry WHERE number <= ?", (number,)).fetchall()
             self.waiting_events = self._number(_WAITING)
+
+    def set_aside(self, number: int) -> None:
+        """Keep a damaged entry for a person to look at; it is no longer moved."""
+        with self._guarded("written"), self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO damaged SELECT * FROM entry WHERE number = ?", (number,)
+            )
+
+    def set_aside_entries(self) -> int:
+        """Return how many entries were set aside."""
+        with self._guarded("read"):
+            return self._number("SELECT count(*) FROM damaged")
 
     def restore(self, outboxes: Outboxes, number: int) -> None:
         """Take over what the lake knows: this file is new, or older than the lake.

@@ -18,7 +18,13 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    PostCommitHookProperties,
+    Transaction,
+    write_deltalake,
+)
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from cluster.lake.durable import sync_all, sync_commit
@@ -43,6 +49,9 @@ _PROPERTIES = {
     "delta.logRetentionDuration": "interval 1 hours",
     "delta.deletedFileRetentionDuration": f"interval {KEEP_FILES_HOURS} hours",
 }
+# By itself deltalake would remove log entries before the checkpoint that replaces them is synced:
+# `_clean` does both, in that order.
+_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 class Lake:
@@ -53,13 +62,11 @@ class Lake:
 
     Attributes:
         folder: as given.
-        settled: False while the disk may hold commits that nobody has synced: after a start, and
-            after a failed commit. Ask `moved` again then.
     """
 
     def __init__(self, root: Path) -> None:
         self.folder = root
-        self.settled = False
+        self._settled = False
         self._claim: TextIO | None = None
         # The writer's own: nobody else may commit to the events.
         self._events: DeltaTable | None = None
@@ -110,14 +117,23 @@ class Lake:
             self._claim.close()
             self._claim = None
 
-    def sync(self) -> None:
-        """Sync what an earlier process, or a failed commit, may have left unsynced."""
-        sync_all()
-        self.settled = True
+    def doubt(self) -> None:
+        """Believe nothing that is known of the events: something went wrong."""
+        self._settled = False
+        self._events = None
+        self._event_count = None
 
     def moved(self, log_id: str) -> int:
-        """Return the number of the last entry of an ingest log that the events hold, or 0."""
-        table = self._open(EVENTS)
+        """Return the number of the last entry of an ingest log that the events durably hold, or 0.
+
+        After a start, or a failure, the disk may hold commits that nobody has synced.
+        """
+        if not self._settled:
+            sync_all()
+        if self._events is None:
+            self._events = self._open(EVENTS)
+        self._settled = True
+        table = self._events
         return int((table.transaction_version(log_id) if table else None) or 0)
 
     def append(self, rows: pa.Table, log_id: str, last_number: int) -> None:
@@ -129,13 +145,9 @@ class Lake:
             last_number: of the last entry among them.
 
         Raises:
-            StorageError: the log must keep them. They may be in the lake all the same: `settled`
-                is False then.
+            StorageError: the log must keep them. They may be in the lake all the same: ask `moved`.
         """
-        if self._events is None:
-            self._events = self._open(EVENTS)
         self._guarded(EVENTS, lambda: self._append(rows, log_id, last_number))
-        self._event_count = self._count(self._events)
         self._commits_since_compaction += 1
 
     def maintain(self) -> None:
@@ -150,9 +162,8 @@ class Lake:
 
     def event_count(self) -> int:
         """Return how many events the lake holds."""
-        if self._event_count is None:
-            self._event_count = self._count(self._open(EVENTS))
-        return self._event_count
+        known = self._event_count
+        return self._count(self._open(EVENTS)) if known is None else known
 
     def has_events(self) -> bool:
         """Return whether there is a table of events."""
@@ -193,6 +204,7 @@ class Lake:
                 partition_by=list(PART_COLUMNS),
                 predicate=None if dates is None else f"arrival_date IN ({quoted})",
                 schema_mode="overwrite" if dates is None else None,
+                post_commithook_properties=_NO_HOOKS,
             )
             table = DeltaTable(self._uri(name))
             sync_commit(path, table.version())
@@ -224,6 +236,8 @@ class Lake:
         return groups
 
     def _append(self, rows: pa.Table, log_id: str, last_number: int) -> None:
+        if self._events is None:
+            self._events = self._open(EVENTS)
         # A table that is not there yet is made by the same call.
         # A lake of an earlier version gets the columns that it lacks.
         write_deltalake(
@@ -234,16 +248,18 @@ class Lake:
             configuration=_PROPERTIES if self._events is None else None,
             commit_properties=CommitProperties(app_transactions=[Transaction(log_id, last_number)]),
             schema_mode="merge",
+            post_commithook_properties=_NO_HOOKS,
         )
         if self._events is None:
             self._events = DeltaTable(self._uri(EVENTS))
         sync_commit(self.folder / EVENTS, self._events.version())
+        self._event_count = self._count(self._events)
 
     def _compact(self) -> None:
         table = self._events
         assert table is not None  # noqa: S101  narrows the type; `maintain` asks
         before = table.version()
-        table.optimize.compact(target_size=COMPACT_BYTES)
+        table.optimize.compact(target_size=COMPACT_BYTES, post_commithook_properties=_NO_HOOKS)
         self._sync_since(EVENTS, table, before)
         self._clean(EVENTS, table)
 
@@ -260,7 +276,10 @@ class Lake:
         self._sync_since(name, table, before)
         before = table.version()
         table.vacuum(
-            retention_hours=KEEP_FILES_HOURS, dry_run=False, enforce_retention_duration=False
+            retention_hours=KEEP_FILES_HOURS,
+            dry_run=False,
+            enforce_retention_duration=False,
+            post_commithook_properties=_NO_HOOKS,
         )
         self._sync_since(name, table, before)
         table.cleanup_metadata()
@@ -291,10 +310,8 @@ class Lake:
         """Run what commits; after a failure nothing that was kept of the table is believed."""
         try:
             self._mapped(name, "cannot be written", write)
-        except StorageError:
-            self.settled = False
-            self._events = None
-            self._event_count = None
+        except BaseException:
+            self.doubt()
             raise
 
     def _mapped(self, name: str, what: str, action: Callable[[], T]) -> T:

@@ -148,6 +148,22 @@ def test_events_that_a_receipt_refuses_are_set_aside_and_the_others_are_acknowle
     assert hub.received == list(range(9, 23))
 
 
+def test_a_hub_that_refuses_most_events_one_by_one_has_few_set_aside_and_raises_the_alarm(
+    outbox: Outbox,
+) -> None:
+    hub = HubDouble()
+    hub.answer = Answer(
+        200, encode_receipt(Receipt(outbox.outbox_id, 8, tuple(range(1, 8)), "another version"))
+    )
+    uplink, _ = _run(outbox, hub, 1)
+    assert (outbox.depth(), outbox.quarantined()) == (12, 7)
+    assert "another version" in uplink.alarm
+    assert uplink._after_quarantine("") > 600  # it waits for a person
+    hub.answer = None
+    uplink.step()
+    assert uplink.alarm == ""
+
+
 def test_a_receipt_beyond_what_was_sent_acknowledges_only_what_was_sent(outbox: Outbox) -> None:
     hub = HubDouble()
     hub.answer = Answer(200, encode_receipt(Receipt(outbox.outbox_id, 15)))
@@ -191,7 +207,7 @@ def test_a_hub_that_refuses_everything_is_asked_ever_less_and_reported(outbox: O
     hub = HubDouble()
     hub.poison = set(range(1, 100))
     uplink, pauses = _run(outbox, hub, 12)
-    assert "the hub refuses every event" in uplink.alarm
+    assert "the hub refuses event after event" in uplink.alarm
     assert pauses[-1] > 1
     assert outbox.depth() > 10
 

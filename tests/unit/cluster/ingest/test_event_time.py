@@ -21,6 +21,12 @@ NOW = 1_790_000_000_000
         ({"clock_synced": False}, (9000, "boot"), (NOW - 4000, "hub")),
         ({"clock_synced": False}, (9000, "later"), (NOW - 9000, "latest")),
         ({"clock_synced": False}, (4000, "boot"), (NOW - 4000, "latest")),
+        (
+            {"clock_synced": False, "monotonic_ms": -(2**63) + 1},
+            (9000, "boot"),
+            (NOW - 9000, "latest"),
+        ),
+        ({"clock_synced": False}, (2**53 - 1, "boot"), (NOW, "arrival")),
     ],
 )
 def test_an_event_is_dated_by_the_best_clock_there_is(

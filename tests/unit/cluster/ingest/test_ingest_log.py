@@ -10,6 +10,7 @@ import duckdb
 import pytest
 
 from cluster.ingest.commit import LOG_NAME, Ingest, Limits, move_waiting
+from cluster.ingest.ingest_log import IngestLog
 from cluster.lake.store import Lake
 from cluster.statistics.query import duplicates
 from vision.errors import BusyError, StorageError
@@ -68,11 +69,16 @@ def test_a_kill_between_the_lakes_commit_and_the_logs_trim_leaves_no_duplicates(
     ingest = Ingest(lake, lambda: NOW)
     ingest.commit([batch(1, 2)])
     with monkeypatch.context() as killed:
+        real = IngestLog.trim
+        calls: list[int] = []
 
-        def die(*_: object) -> None:
-            raise KeyboardInterrupt
+        def die(*given: object) -> None:
+            calls.append(1)
+            if len(calls) == 2:  # the one after the commit
+                raise KeyboardInterrupt
+            real(*given)  # type: ignore[arg-type]
 
-        killed.setattr("cluster.ingest.ingest_log.IngestLog.trim", die)
+        killed.setattr(IngestLog, "trim", die)
         with pytest.raises(KeyboardInterrupt):
             ingest.move()
     lake.release()
@@ -172,3 +178,79 @@ def test_a_damaged_log_is_an_error_that_names_it(
     with pytest.raises(StorageError, match=LOG_NAME):
         Ingest(lake, lambda: NOW)
     assert lake.try_claim()  # whoever mends it is not kept out
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["cluster.ingest.ingest_log.IngestLog.trim", "cluster.lake.store.Lake._count"],
+)
+@pytest.mark.parametrize("error", [StorageError("disk full"), ValueError("a defect")])
+def test_whatever_fails_after_the_lakes_commit_leaves_no_duplicates(
+    lake: Lake,
+    batch: Callable[..., Batch],
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+    error: Exception,
+) -> None:
+    with _hub(lake, lake_interval_s=10) as ingest:
+        ingest.commit([batch(1)])
+        ingest.move()
+        ingest.commit([batch(2, 3)])
+        with monkeypatch.context() as patch:
+            real = IngestLog.trim
+            calls: list[int] = []
+
+            def fail(*given: object) -> None:
+                calls.append(1)
+                if broken.endswith("trim") and len(calls) == 1:  # the one before the commit
+                    return real(*given)  # type: ignore[arg-type]
+                raise error
+
+            patch.setattr(broken, fail)
+            with pytest.raises(StorageError, match=str(error)):
+                ingest.move()
+            assert str(error) in ingest.lake_problem
+            assert ingest.waiting_events == 2
+        assert _numbers(lake) == [1, 2, 3]  # they are in the lake, and the log does not know it
+        ingest.move()
+        assert (ingest.waiting_events, ingest.lake_problem) == (0, "")
+        assert lake.event_count() == 3
+    assert _numbers(lake) == [1, 2, 3]
+
+
+def test_a_move_ends_and_compacts_however_fast_events_come(
+    lake: Lake, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _hub(lake, lake_interval_s=10) as ingest:
+        sent = 0
+
+        def send() -> None:
+            nonlocal sent
+            sent += 1
+            ingest.commit([batch(sent)])
+
+        for _ in range(3):
+            send()
+        real = Lake.append
+
+        def append_while_events_come(self: Lake, *given: object) -> None:
+            send()
+            real(self, *given)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Lake, "append", append_while_events_come)
+        assert ingest.move() == 3
+        assert ingest.waiting_events == 1
+
+
+def test_a_damaged_entry_is_set_aside_and_named_and_the_others_are_moved(
+    lake: Lake, batch: Callable[..., Batch], tmp_path: Path
+) -> None:
+    with _hub(lake, lake_interval_s=10) as ingest:
+        for n in (1, 2, 3):
+            ingest.commit([batch(n)])
+        with ingest._log._db as db:
+            db.execute("UPDATE entry SET rows = x'00' WHERE number = 2").fetchall()
+        assert ingest.move() == 2
+        assert "1 entries of the log are damaged" in ingest.lake_problem
+        assert ingest.waiting_events == 0
+    assert _numbers(lake) == [1, 3]
