@@ -178,6 +178,7 @@ def recipe_key(config: TrainConfig, *data: Dataset) -> str:
         "out": True,
         "threads": True,
         "device": True,
+        "deterministic": True,
         "loader_workers": True,
         "teachers": True,
         "data": paths,
