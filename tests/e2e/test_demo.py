@@ -138,6 +138,8 @@ def hub_with_statistics(tmp_path: Path) -> Iterator[str]:
             f"lake={tmp_path / 'lake'}",
             "--set",
             "port=0",
+            "--set",
+            "lake_interval_s=0",
         ],
         stdout=subprocess.PIPE,
         text=True,
