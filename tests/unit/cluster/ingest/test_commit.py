@@ -4,64 +4,32 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pytest
+from simulators.ingest import NOW, numbers, open_ingest
 
 from cluster.app import aggregate
 from cluster.config import HubConfig
-from cluster.ingest.commit import LOG_NAME, Ingest, Limits, move_waiting
+from cluster.ingest.commit import LOG_NAME, Ingest, move_waiting
 from cluster.lake.store import COMPACT_EVERY_COMMITS, Lake
 from cluster.statistics.completeness import completeness
 from cluster.statistics.query import duplicates, labels_in_order, query
 from vision.errors import AccessError, StorageError
-from vision.events import Batch, ItemEvent, Receipt
-
-Make = Callable[..., ItemEvent]
-NOW = 1_790_000_000_000
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
-@pytest.fixture
-def batch(make_event: Make) -> Callable[..., Batch]:
-    return lambda *numbers, outbox="o1", **fields: Batch(
-        outbox, "bin-1", 0, tuple((n, make_event(**fields)) for n in numbers)
-    )
-
-
-@contextmanager
-def _hub(lake: Lake, lake_interval_s: float = 0) -> Iterator[Ingest]:
-    ingest = Ingest(lake, lambda: NOW, Limits(commit_interval_s=0, lake_interval_s=lake_interval_s))
-    try:
-        yield ingest
-    finally:
-        ingest.close()
-
-
-def _numbers(lake: Lake, outbox: str = "o1") -> list[int]:
-    rows = duckdb.execute(
-        "SELECT seq FROM read_parquet(?) WHERE outbox_id = ? ORDER BY seq",
-        [lake.files("events"), outbox],
-    )
-    return [row[0] for row in rows.fetchall()]
+from vision.events import Batch, Receipt
 
 
 def test_a_batch_sent_twice_is_stored_once_and_acknowledged_twice(
     lake: Lake, batch: Callable[..., Batch]
 ) -> None:
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         assert ingest.commit([batch(1, 2, 3)]) == [Receipt("o1", 3)]
         assert ingest.commit([batch(1, 2, 3)]) == [Receipt("o1", 3)]
         assert ingest.commit([batch(2, 3, 4), batch(4, 5)]) == [Receipt("o1", 4), Receipt("o1", 5)]
-    assert _numbers(lake) == [1, 2, 3, 4, 5]
+    assert numbers(lake) == [1, 2, 3, 4, 5]
     assert (ingest.counters.events, ingest.counters.repeated_events) == (5, 6)
     assert duplicates(lake) == 0
 
@@ -69,20 +37,20 @@ def test_a_batch_sent_twice_is_stored_once_and_acknowledged_twice(
 def test_a_new_hub_on_the_same_lake_knows_the_marks(
     lake: Lake, batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         ingest.commit([batch(1, 2), batch(1, outbox="o2")])
-    with _hub(Lake(tmp_path / "lake")) as again:
+    with open_ingest(Lake(tmp_path / "lake")) as again:
         assert again.commit([batch(1, 2), batch(1, outbox="o2")]) == [
             Receipt("o1", 2),
             Receipt("o2", 1),
         ]
-    assert _numbers(lake) == [1, 2]
+    assert numbers(lake) == [1, 2]
 
 
 def test_a_failed_commit_acknowledges_nothing_and_the_next_try_succeeds(
     lake: Lake, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         ingest.commit([batch(1)])
         with monkeypatch.context() as broken:
 
@@ -102,7 +70,7 @@ def test_a_failed_commit_acknowledges_nothing_and_the_next_try_succeeds(
         assert ingest.commit([batch(2, 3)]) == [Receipt("o1", 3)]
         assert order == ["sync"]
         assert (ingest.waiting_events, ingest.lake_problem) == (0, "")
-    assert _numbers(lake) == [1, 2, 3]
+    assert numbers(lake) == [1, 2, 3]
 
 
 def test_the_log_forgets_only_after_an_fsync_of_file_log_and_folders_of_the_lake(
@@ -116,7 +84,7 @@ def test_the_log_forgets_only_after_an_fsync_of_file_log_and_folders_of_the_lake
         real(descriptor)
 
     monkeypatch.setattr("cluster.lake.durable.os.fsync", record)
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         ingest.commit([batch(1)])
     events = tmp_path / "lake" / "events"
     assert any(name.endswith(".parquet") for name in synced)
@@ -139,13 +107,13 @@ def test_a_lake_may_lie_anywhere_and_stays_small_whatever_it_was_sent(
     )
     lake = Lake(tmp_path / "my lake 100% #1")
     before = 0.0
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         for n in range(1, 3 * COMPACT_EVERY_COMMITS + 6):
             ingest.commit([batch(n)])
             if n == COMPACT_EVERY_COMMITS - 1:
                 before = len(lake.files("events"))
                 listed = lake.files("events")
-    assert _numbers(lake) == list(range(1, 3 * COMPACT_EVERY_COMMITS + 6))
+    assert numbers(lake) == list(range(1, 3 * COMPACT_EVERY_COMMITS + 6))
     assert before == COMPACT_EVERY_COMMITS - 1
     assert len(lake.files_by_arrival()["2026-09-21"]) == 6  # one large one, and five since
     assert all(Path(file).exists() for file in listed)  # a slow reader goes on
@@ -172,7 +140,7 @@ def test_many_bins_at_once_share_commits(lake: Lake, batch: Callable[..., Batch]
 
 
 def test_fields_of_newer_bins_reach_the_lake(lake: Lake, batch: Callable[..., Batch]) -> None:
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         ingest.commit([batch(1, extra={"lid_current_ma": 310})])
     row = duckdb.execute("SELECT extra FROM read_parquet(?)", [lake.files("events")]).fetchone()
     assert row == ('{"lid_current_ma": 310}',)
@@ -218,16 +186,16 @@ def test_what_was_acknowledged_is_there_after_kill(tmp_path: Path, lake_interval
         process.stdout.close()
     lake = Lake(tmp_path / "lake")
     move_waiting(lake)
-    numbers = _numbers(lake)
+    stored = numbers(lake)
     assert promised >= 30
-    assert numbers[:promised] == list(range(1, promised + 1))
+    assert stored[:promised] == list(range(1, promised + 1))
     assert duplicates(lake) == 0
 
 
 def test_a_damaged_lake_is_an_error_that_names_it(
     lake: Lake, batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         ingest.commit([batch(1)])
     (tmp_path / "lake" / "events" / "_delta_log" / "00000000000000000000.json").write_text(
         "{broken"
@@ -242,7 +210,7 @@ def test_a_folder_that_looks_like_a_column_changes_no_event(
 ) -> None:
     config = HubConfig(lake=tmp_path / folder / "lake")
     lake = Lake(config.lake)
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         ingest.commit([batch(1, 2, 3)])
     aggregate(config, "local")
     assert query(lake, ["bin_id", "label"]).to_pylist() == [
@@ -256,7 +224,7 @@ def test_an_outbox_is_of_the_bin_that_used_it_first(
     lake: Lake, batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
     of_another = replace(batch(2, 3, 99), bin_id="a-liar")
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         ingest.commit([batch(1)])
         answers = ingest.commit([of_another, batch(2)])
         assert isinstance(answers[0], AccessError)
@@ -266,18 +234,18 @@ def test_an_outbox_is_of_the_bin_that_used_it_first(
         assert answers[0] == Receipt("o2", 1)
         assert isinstance(answers[1], AccessError)
     (tmp_path / "lake" / LOG_NAME).unlink()
-    with _hub(Lake(tmp_path / "lake")) as again:
+    with open_ingest(Lake(tmp_path / "lake")) as again:
         assert isinstance(again.commit([of_another])[0], AccessError)
-    assert _numbers(lake) == [1, 2]
+    assert numbers(lake) == [1, 2]
 
 
 def test_refused_numbers_are_acknowledged_as_refused_and_counted_as_missing(
     lake: Lake, batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         sent = replace(batch(1, 3), refused=(2, 4), refusal="why")
         assert ingest.commit([sent]) == [Receipt("o1", 4, (2, 4), "why")]
         assert ingest.commit([batch(4, 5)]) == [Receipt("o1", 5)]
-    assert _numbers(lake) == [1, 3, 5]
+    assert numbers(lake) == [1, 3, 5]
     aggregate(HubConfig(lake=tmp_path / "lake"), "local")
     assert [(r.events, r.max_seq, r.missing) for r in completeness(lake)] == [(3, 5, 2)]

@@ -2,57 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import duckdb
 import pytest
+from simulators.ingest import NOW, numbers, open_ingest
 
 from cluster.ingest.commit import LOG_NAME, Ingest, Limits, move_waiting
 from cluster.ingest.ingest_log import IngestLog
 from cluster.lake.store import Lake
 from cluster.statistics.query import duplicates
 from vision.errors import BusyError, StorageError
-from vision.events import Batch, ItemEvent, Receipt
-
-Make = Callable[..., ItemEvent]
-NOW = 1_790_000_000_000
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path / "lake")
-
-
-@pytest.fixture
-def batch(make_event: Make) -> Callable[..., Batch]:
-    return lambda *numbers, outbox="o1", **fields: Batch(
-        outbox, "bin-1", 0, tuple((n, make_event(**fields)) for n in numbers)
-    )
-
-
-@contextmanager
-def _hub(lake: Lake, lake_interval_s: float = 0) -> Iterator[Ingest]:
-    ingest = Ingest(lake, lambda: NOW, Limits(commit_interval_s=0, lake_interval_s=lake_interval_s))
-    try:
-        yield ingest
-    finally:
-        ingest.close()
-
-
-def _numbers(lake: Lake, outbox: str = "o1") -> list[int]:
-    rows = duckdb.execute(
-        "SELECT seq FROM read_parquet(?) WHERE outbox_id = ? ORDER BY seq",
-        [lake.files("events"), outbox],
-    )
-    return [row[0] for row in rows.fetchall()]
+from vision.events import Batch, Receipt
 
 
 def test_a_receipt_needs_the_log_alone_and_the_lake_gets_it_later(
     lake: Lake, batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
-    with _hub(lake, lake_interval_s=10) as ingest:
+    with open_ingest(lake, lake_interval_s=10) as ingest:
         assert ingest.commit([batch(1, 2)]) == [Receipt("o1", 2)]
         assert ingest.commit([batch(2, 3), batch(1, outbox="o2")])[0] == Receipt("o1", 3)
         assert (lake.files("events"), ingest.waiting_events) == ([], 4)
@@ -60,7 +27,7 @@ def test_a_receipt_needs_the_log_alone_and_the_lake_gets_it_later(
         assert ingest.move() == 4
         assert ingest.move() == 0
         assert ingest.waiting_events == 0
-    assert _numbers(lake) == [1, 2, 3]
+    assert numbers(lake) == [1, 2, 3]
 
 
 def test_a_kill_between_the_lakes_commit_and_the_logs_trim_leaves_no_duplicates(
@@ -82,11 +49,11 @@ def test_a_kill_between_the_lakes_commit_and_the_logs_trim_leaves_no_duplicates(
         with pytest.raises(KeyboardInterrupt):
             ingest.move()
     lake.release()
-    assert _numbers(lake) == [1, 2]
-    with _hub(Lake(tmp_path / "lake")) as again:
+    assert numbers(lake) == [1, 2]
+    with open_ingest(Lake(tmp_path / "lake")) as again:
         assert again.waiting_events == 0
         assert again.commit([batch(2, 3)]) == [Receipt("o1", 3)]
-    assert _numbers(lake) == [1, 2, 3]
+    assert numbers(lake) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("how", ["lost", "restored"])
@@ -94,29 +61,29 @@ def test_a_log_that_is_lost_or_restored_from_an_old_copy_learns_the_marks_from_t
     lake: Lake, batch: Callable[..., Batch], tmp_path: Path, how: str
 ) -> None:
     path = tmp_path / "lake" / LOG_NAME
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         ingest.commit([batch(1, 2)])
     copy = path.read_bytes()
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         ingest.commit([batch(3, 4), batch(1, outbox="o2")])
     if how == "lost":
         path.unlink()
     else:
         path.write_bytes(copy)
-    with _hub(Lake(tmp_path / "lake")) as again:
+    with open_ingest(Lake(tmp_path / "lake")) as again:
         assert (again.mark("o1"), again.mark("o2")) == (4, 1)
         assert again.commit([batch(3, 4, 5)]) == [Receipt("o1", 5)]
-    assert _numbers(lake) == [1, 2, 3, 4, 5]
+    assert numbers(lake) == [1, 2, 3, 4, 5]
     assert duplicates(lake) == 0
 
 
 def test_marks_of_ten_thousand_outboxes_are_there_at_once(
     lake: Lake, batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         ingest.commit([batch(1, 2, outbox=f"o{i}") for i in range(10_000)])
     started = time.perf_counter()
-    with _hub(Lake(tmp_path / "lake")) as again:
+    with open_ingest(Lake(tmp_path / "lake")) as again:
         seconds = time.perf_counter() - started
         assert [again.mark(f"o{i}") for i in range(10_000)] == [2] * 10_000
     assert seconds < 5
@@ -166,13 +133,13 @@ def test_a_full_log_is_refused_as_busy_with_the_reason_of_the_lake(
         ingest.close()
 
     asyncio.run(run())
-    assert _numbers(lake) == [1, 2, 3]
+    assert numbers(lake) == [1, 2, 3]
 
 
 def test_a_damaged_log_is_an_error_that_names_it(
     lake: Lake, batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
-    with _hub(lake) as ingest:
+    with open_ingest(lake) as ingest:
         ingest.commit([batch(1)])
     (tmp_path / "lake" / LOG_NAME).write_bytes(b"not a database" * 1000)
     with pytest.raises(StorageError, match=LOG_NAME):
@@ -192,7 +159,7 @@ def test_whatever_fails_after_the_lakes_commit_leaves_no_duplicates(
     broken: str,
     error: Exception,
 ) -> None:
-    with _hub(lake, lake_interval_s=10) as ingest:
+    with open_ingest(lake, lake_interval_s=10) as ingest:
         ingest.commit([batch(1)])
         ingest.move()
         ingest.commit([batch(2, 3)])
@@ -211,17 +178,17 @@ def test_whatever_fails_after_the_lakes_commit_leaves_no_duplicates(
                 ingest.move()
             assert str(error) in ingest.lake_problem
             assert ingest.waiting_events == 2
-        assert _numbers(lake) == [1, 2, 3]  # they are in the lake, and the log does not know it
+        assert numbers(lake) == [1, 2, 3]  # they are in the lake, and the log does not know it
         ingest.move()
         assert (ingest.waiting_events, ingest.lake_problem) == (0, "")
         assert lake.event_count() == 3
-    assert _numbers(lake) == [1, 2, 3]
+    assert numbers(lake) == [1, 2, 3]
 
 
 def test_a_move_ends_and_compacts_however_fast_events_come(
     lake: Lake, batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with _hub(lake, lake_interval_s=10) as ingest:
+    with open_ingest(lake, lake_interval_s=10) as ingest:
         sent = 0
 
         def send() -> None:
@@ -245,7 +212,7 @@ def test_a_move_ends_and_compacts_however_fast_events_come(
 def test_a_damaged_entry_is_set_aside_and_named_and_the_others_are_moved(
     lake: Lake, batch: Callable[..., Batch], tmp_path: Path
 ) -> None:
-    with _hub(lake, lake_interval_s=10) as ingest:
+    with open_ingest(lake, lake_interval_s=10) as ingest:
         for n in (1, 2, 3):
             ingest.commit([batch(n)])
         with ingest._log._db as db:
@@ -253,4 +220,4 @@ def test_a_damaged_entry_is_set_aside_and_named_and_the_others_are_moved(
         assert ingest.move() == 2
         assert "1 entries of the log are damaged" in ingest.lake_problem
         assert ingest.waiting_events == 0
-    assert _numbers(lake) == [1, 3]
+    assert numbers(lake) == [1, 3]
