@@ -11,6 +11,7 @@ the years: the table is kept open, small files are compacted, and old ones and o
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -41,6 +42,9 @@ COMPACT_BYTES = 64 * 1024 * 1024
 KEEP_FILES_HOURS = 24
 # A statistics table is cleaned up after so many versions.
 CLEAN_EVERY_VERSIONS = 32
+# Another process may have the lake for moments: a hub that stops, an aggregation that moves what a
+# stopped hub left.
+CLAIM_WAIT_S = 3.0
 # Columns that part a statistics table.
 PART_COLUMNS = ("arrival_date", "part")
 # Names of Delta's own table properties.
@@ -94,11 +98,14 @@ class Lake:
         Raises:
             StorageError: another hub is.
         """
-        if not self.try_claim():
-            raise StorageError(
-                f"{self.folder}: another hub takes events into this lake; stop it, or name another "
-                "lake"
-            )
+        deadline = time.monotonic() + CLAIM_WAIT_S
+        while not self.try_claim():
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"{self.folder}: another hub takes events into this lake; stop it, or name "
+                    "another lake"
+                )
+            time.sleep(0.1)
 
     def try_claim(self) -> bool:
         """Claim the lake if no other hub has it, and return whether it worked."""

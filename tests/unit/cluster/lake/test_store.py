@@ -1,6 +1,7 @@
 """A lake is refused where it could not work, and has one hub."""
 
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def test_a_second_hub_on_the_same_lake_is_refused(tmp_path: Path) -> None:
     first.claim()
     with pytest.raises(StorageError, match="another hub"):
         Lake(tmp_path / "lake").claim()
+
+
+def test_a_lake_that_is_claimed_for_moments_is_waited_for(tmp_path: Path) -> None:
+    first = Lake(tmp_path / "lake")
+    first.claim()
+    threading.Timer(0.5, first.release).start()
+    Lake(tmp_path / "lake").claim()
 
 
 @pytest.mark.parametrize("name", ["hub[1]", "hub*", "a?b", "{a,b}"])
