@@ -34,16 +34,23 @@ class Hub:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._ingest = Ingest(Lake(lake), lambda: NOW_MS)
-        self._task = asyncio.run_coroutine_threadsafe(self._ingest.run(), self._loop)
+        asyncio.run_coroutine_threadsafe(self._ingest.run(), self._loop)
         self._consumer = MqttConsumer(broker, self._ingest, token, self._loop)
 
     def close(self) -> None:
         self._consumer.close()
-        self._task.cancel()
+        asyncio.run_coroutine_threadsafe(self._end_tasks(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
         self._ingest.close()
+
+    @staticmethod
+    async def _end_tasks() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @pytest.fixture
