@@ -194,7 +194,7 @@ class Ingest:
                 try:
                     await asyncio.to_thread(self.move)
                     failed = False
-                except Exception:
+                except StorageError:
                     failed = True
                     log.exception("ingest: the lake does not take what waits in the log")
 
@@ -321,21 +321,17 @@ def _move(ingest_log: IngestLog, lake: Lake, events: int) -> int:
     """
     moved = 0
     end = ingest_log.last_number()
-    try:
-        ingest_log.trim(lake.moved(ingest_log.log_id))
-        while entries := ingest_log.first(events, end):
-            tables = [_readable(ingest_log, number, rows) for number, rows in entries]
-            found = [table for table in tables if table is not None]
-            last = entries[-1][0]
-            if found:
-                rows = pa.concat_tables(found, promote_options="default")
-                lake.append(rows, ingest_log.log_id, last)
-                moved += rows.num_rows
-            ingest_log.trim(last)
-            lake.maintain()
-    except BaseException:
-        lake.doubt()
-        raise
+    ingest_log.trim(lake.moved(ingest_log.log_id))
+    while entries := ingest_log.first(events, end):
+        tables = [_readable(ingest_log, number, rows) for number, rows in entries]
+        found = [table for table in tables if table is not None]
+        last = entries[-1][0]
+        if found:
+            rows = pa.concat_tables(found, promote_options="default")
+            lake.append(rows, ingest_log.log_id, last)
+            moved += rows.num_rows
+        ingest_log.trim(last)
+        lake.maintain()
     return moved
 
 

@@ -25,8 +25,7 @@ def sync_commit(table: Path, version: int) -> None:
     log = table / "_delta_log" / f"{version:020}.json"
     actions = [json.loads(line) for line in log.read_text().splitlines()]
     written = [table / unquote(action["add"]["path"]) for action in actions if "add" in action]
-    # Every hundredth commit or so also leaves a checkpoint: a lost one would make the whole table
-    # unreadable.
+    # Some commits also have a checkpoint: a lost one would make the whole table unreadable.
     written += [
         *log.parent.glob(f"{version:020}.checkpoint*.parquet"),
         *log.parent.glob("_last_checkpoint"),

@@ -14,7 +14,7 @@ import fcntl
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TextIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -34,7 +34,7 @@ from vision.errors import StorageError
 
 T = TypeVar("T")
 
-# The newest arrival date is compacted after so many commits.
+# Small files are compacted after so many commits, those of an earlier process counted.
 COMPACT_EVERY_COMMITS = 32
 # Files of this size are left alone.
 COMPACT_BYTES = 64 * 1024 * 1024
@@ -124,12 +124,6 @@ class Lake:
             self._claim.close()
             self._claim = None
 
-    def doubt(self) -> None:
-        """Believe nothing that is known of the events: something went wrong."""
-        self._settled = False
-        self._events = None
-        self._event_count = None
-
     def moved(self, log_id: str) -> int:
         """Return the number of the last entry of an ingest log that the events durably hold, or 0.
 
@@ -137,10 +131,8 @@ class Lake:
         """
         if not self._settled:
             sync_all()
-        if self._events is None:
-            self._events = self._open(EVENTS)
+        table = self._open_events()
         self._settled = True
-        table = self._events
         return int((table.transaction_version(log_id) if table else None) or 0)
 
     def append(self, rows: pa.Table, log_id: str, last_number: int) -> None:
@@ -154,7 +146,7 @@ class Lake:
         Raises:
             StorageError: the log must keep them. They may be in the lake all the same: ask `moved`.
         """
-        self._guarded(EVENTS, lambda: self._append(rows, log_id, last_number))
+        self._guarded(lambda: self._append(rows, log_id, last_number))
         self._commits_since_compaction += 1
 
     def maintain(self) -> None:
@@ -164,7 +156,7 @@ class Lake:
             StorageError: it was not done; nothing is lost.
         """
         if self._commits_since_compaction >= COMPACT_EVERY_COMMITS and self._events is not None:
-            self._guarded(EVENTS, self._compact)
+            self._guarded(self._compact)
             self._commits_since_compaction = 0
 
     def event_count(self) -> int:
@@ -218,7 +210,7 @@ class Lake:
             if table.version() % CLEAN_EVERY_VERSIONS == CLEAN_EVERY_VERSIONS - 1:
                 self._clean(name, table)
 
-        self._guarded(name, replace)
+        self._mapped(name, "cannot be written", replace)
 
     def parts(self, name: str) -> dict[str, str]:
         """Return the arrival dates of a statistics table, and what each was counted from.
@@ -242,9 +234,16 @@ class Lake:
             groups.setdefault(Path(uri).parent.name.partition("=")[2], []).append(uri)
         return groups
 
+    def _open_events(self) -> DeltaTable | None:
+        """Return the events, kept open; what is left to compact of the newest date is counted."""
+        if self._events is None and (table := self._open(EVENTS)):
+            self._events = table
+            dates = [uri.rpartition("/")[0] for uri in table.file_uris()]
+            self._commits_since_compaction = dates.count(max(dates)) if dates else 0
+        return self._events
+
     def _append(self, rows: pa.Table, log_id: str, last_number: int) -> None:
-        if self._events is None:
-            self._events = self._open(EVENTS)
+        self._open_events()
         # A table that is not there yet is made by the same call.
         # A lake of an earlier version gets the columns that it lacks.
         write_deltalake(
@@ -278,7 +277,7 @@ class Lake:
         """
         before = table.version()
         if any(table.metadata().configuration.get(k) != v for k, v in _PROPERTIES.items()):
-            table.alter.set_table_properties(_PROPERTIES)
+            table.alter.set_table_properties(_PROPERTIES, post_commithook_properties=_NO_HOOKS)
         table.create_checkpoint()
         self._sync_since(name, table, before)
         before = table.version()
@@ -313,13 +312,20 @@ class Lake:
 
         return self._mapped(name, "cannot be read", opened)
 
-    def _guarded(self, name: str, write: Callable[[], Any]) -> None:
-        """Run what commits; after a failure nothing that was kept of the table is believed."""
+    def _guarded(self, write: Callable[[], None]) -> None:
+        """Run what commits to the events; after a failure nothing that is kept of them is believed.
+
+        Whatever the failure is.
+        """
+        done = False
         try:
-            self._mapped(name, "cannot be written", write)
-        except BaseException:
-            self.doubt()
-            raise
+            self._mapped(EVENTS, "cannot be written", write)
+            done = True
+        finally:
+            if not done:
+                self._settled = False
+                self._events = None
+                self._event_count = None
 
     def _mapped(self, name: str, what: str, action: Callable[[], T]) -> T:
         try:

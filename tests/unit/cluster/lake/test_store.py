@@ -36,6 +36,17 @@ def test_a_second_hub_on_the_same_lake_is_refused(tmp_path: Path) -> None:
         Lake(tmp_path / "lake").claim()
 
 
+def test_a_hub_that_is_started_often_compacts_too(
+    tmp_path: Path, make_event: Callable[..., ItemEvent]
+) -> None:
+    for n in range(1, COMPACT_EVERY_COMMITS + 2):
+        lake = Lake(tmp_path / "lake")
+        ingest = Ingest(lake, lambda: NOW)
+        ingest.commit([Batch("o1", "bin-1", 0, ((n, make_event()),))])
+        ingest.close()
+    assert len(Lake(tmp_path / "lake").files("events")) == 2  # a large one, and one since
+
+
 def test_a_lake_that_is_claimed_for_moments_is_waited_for(tmp_path: Path) -> None:
     first = Lake(tmp_path / "lake")
     first.claim()
