@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c "
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-EXTRAS := edge,gpio,serial,mqtt,train,launch,cluster,dev
+EXTRAS := edge,gpio,serial,mqtt,postgres,train,launch,cluster,dev
 
 .PHONY: demo test check bench format clean
 .DEFAULT_GOAL := demo

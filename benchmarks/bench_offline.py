@@ -18,10 +18,11 @@ from cluster.lake.store import Lake
 from edge_runtime.clock import Instant
 from edge_runtime.config import HttpUplinkConfig, OutboxConfig
 from edge_runtime.outbox import Outbox
-from edge_runtime.transports.transport import Answer
+from edge_runtime.transports.transport import Answer, Request
 from edge_runtime.uplink import Uplink
 from vision.errors import AccessError, UplinkError
 from vision.events import ItemEvent
+from vision.signature import HTTP_METHOD
 from vision.wire import decode_batch, encode_receipt
 
 DAYS = 30
@@ -51,11 +52,13 @@ class Network:
         self._ingest = ingest
         self.up = False
 
-    def post(self, body: bytes) -> Answer:
+    method = HTTP_METHOD
+
+    def post(self, request: Request) -> Answer:
         """Deliver, if the network is up."""
         if not self.up:
             raise UplinkError("no network")
-        [receipt] = self._ingest.commit([decode_batch(body)])
+        [receipt] = self._ingest.commit([decode_batch(request.body)])
         if isinstance(receipt, AccessError):
             raise receipt
         return Answer(200, encode_receipt(receipt))

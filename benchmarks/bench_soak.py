@@ -23,11 +23,12 @@ from edge_runtime.lids.actuator import Actuator
 from edge_runtime.outbox import Outbox
 from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import load_rules
-from edge_runtime.transports.transport import Answer
+from edge_runtime.transports.transport import Answer, Request
 from edge_runtime.trigger import Trigger
 from edge_runtime.uplink import Uplink
 from vision.events import Receipt
 from vision.frames import Frame
+from vision.signature import HTTP_METHOD
 from vision.simulator.scene import expose, place_item, random_chute
 from vision.wire import decode_batch, encode_receipt
 
@@ -86,9 +87,11 @@ class Recording:
 class Taking:
     """A hub that takes everything."""
 
-    def post(self, body: bytes) -> Answer:
+    method = HTTP_METHOD
+
+    def post(self, request: Request) -> Answer:
         """Acknowledge a batch."""
-        batch = decode_batch(body)
+        batch = decode_batch(request.body)
         return Answer(200, encode_receipt(Receipt(batch.outbox_id, batch.events[-1][0])))
 
     def close(self) -> None:

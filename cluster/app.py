@@ -35,9 +35,11 @@ def serve(config: HubConfig) -> None:
             "choose others with --set port=... or host=..."
         ) from error
     host, port = listener.getsockname()
-    if config.token is None and not host.startswith("127."):
+    closed = config.token is not None or config.require_signatures
+    if not closed and not host.startswith("127."):
         log.warning(
-            "no token: whoever reaches %s:%d can send events; set one with --set token=...",
+            "no token: whoever reaches %s:%d can send events; set one with --set token=... or "
+            "take signed batches only with --set require_signatures=true",
             host,
             port,
         )

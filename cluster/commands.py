@@ -5,15 +5,24 @@ Each imports its part when it is called.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:  # each command imports its part when it is called
+    from cluster.registry.store import Registry
 
 app = typer.Typer(
     no_args_is_help=True, help="The hub: take events in, compute statistics, show them."
 )
+
+bins = typer.Typer(no_args_is_help=True, help="Who is who: register bins, give and end their keys.")
+app.add_typer(bins, name="bins")
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file; see configs/.")]
 Overrides = Annotated[
@@ -23,6 +32,7 @@ Overrides = Annotated[
 RayAddress = Annotated[
     str | None, typer.Option("--ray-address", help="A running Ray cluster; a local one by default.")
 ]
+BinId = Annotated[str, typer.Argument(metavar="BIN", help="Its id, unique in the hub.")]
 
 
 class Engine(StrEnum):
@@ -64,3 +74,137 @@ def hub_aggregate(
         f"{done.events} events of {done.parts} arrival dates, {done.computed} of them counted now "
         f"({done.engine}) in {done.seconds:.1f} s"
     )
+
+
+@bins.command("add")
+def bins_add(
+    bin_id: BinId,
+    tenant: Annotated[str, typer.Option("--tenant", help="Whose bin it is.")] = "city",
+    district: Annotated[str, typer.Option("--district", help="Where it stands.")] = "",
+    time_zone: Annotated[
+        str, typer.Option("--time-zone", help="Of the district, e.g. Europe/Vienna.")
+    ] = "",
+    site: Annotated[str, typer.Option("--site", help="The place within the district.")] = "",
+    latitude: Annotated[float | None, typer.Option("--latitude", help="Of the site.")] = None,
+    longitude: Annotated[float | None, typer.Option("--longitude", help="Of the site.")] = None,
+    capacity_l: Annotated[float | None, typer.Option("--capacity-l", help="Litres.")] = None,
+    hours: Annotated[float, typer.Option("--hours", help="How long the code is good.")] = 168,
+    config: Config = None,
+    override: Overrides = None,
+) -> None:
+    """Register a bin, or one that lost its key; prints a one-time code for its settings."""
+    from cluster.registry.model import Place
+
+    place = Place(bin_id, tenant, district, time_zone, site, latitude, longitude, capacity_l)
+    with _registry(config, override) as registry:
+        registry.place([place], _now_utc_ms())
+        code = registry.issue_code(bin_id, _now_utc_ms(), hours)
+    print(f"{bin_id} is registered. In its settings, within {hours:g} hours:")
+    print(f"  uplink:\n    enrolment_code: {code}")
+
+
+@bins.command("rotate")
+def bins_rotate(bin_id: BinId, config: Config = None, override: Overrides = None) -> None:
+    """Have a bin make a new key at its next batch; nobody has to go there."""
+    with _registry(config, override) as registry:
+        registry.ask_for_new_key(bin_id)
+    print(f"{bin_id} makes a new key at its next batch; the old one ends with its first use")
+
+
+@bins.command("revoke")
+def bins_revoke(
+    bin_id: BinId,
+    key: Annotated[str | None, typer.Option("--key", help="This one only; all by default.")] = None,
+    config: Config = None,
+    override: Overrides = None,
+) -> None:
+    """End the keys of a bin: what it sends is refused within a second, and stays on the bin."""
+    with _registry(config, override) as registry:
+        count = registry.revoke(bin_id, _now_utc_ms(), key)
+    print(
+        f"{count} keys of {bin_id} are revoked; 'binsight hub bins add {bin_id}' gives a new code"
+    )
+
+
+@bins.command("list")
+def bins_list(
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Of this tenant alone.")] = None,
+    district: Annotated[str | None, typer.Option("--district", help="Of this district.")] = None,
+    config: Config = None,
+    override: Overrides = None,
+) -> None:
+    """Show the bins, where they stand and how they sign."""
+    from cluster.registry.model import Scope
+
+    with _registry(config, override) as registry:
+        found = registry.bins(Scope(tenant, district))
+    rows = [("bin", "tenant", "district", "time zone", "site", "keys")]
+    rows += [
+        (
+            b.place.bin_id,
+            b.place.tenant,
+            b.place.district,
+            b.place.time_zone,
+            b.place.site,
+            b.keys_said(),
+        )
+        for b in found
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print(
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+@bins.command("import")
+def bins_import(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A .csv or .geojson file.")],
+    config: Config = None,
+    override: Overrides = None,
+) -> None:
+    """Register the bins of a file, or move known ones; all of them or none.
+
+    Columns: bin_id and tenant; as far as known district, time_zone, site, latitude, longitude and
+    capacity_l.
+    """
+    from cluster.registry.exchange import read_places
+
+    places = read_places(path)
+    with _registry(config, override) as registry:
+        new = registry.place(places, _now_utc_ms())
+    print(f"{len(places)} bins read, {new} of them new")
+
+
+@bins.command("export")
+def bins_export(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A .csv or .geojson file.")],
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Of this tenant alone.")] = None,
+    config: Config = None,
+    override: Overrides = None,
+) -> None:
+    """Write the bins to a file that 'import' reads."""
+    from cluster.registry.exchange import write_places
+    from cluster.registry.model import Scope
+
+    with _registry(config, override) as registry:
+        places = [found.place for found in registry.bins(Scope(tenant))]
+    write_places(path, places)
+    print(f"{len(places)} bins written to {path}")
+
+
+@contextmanager
+def _registry(config: Path | None, override: list[str] | None) -> Iterator[Registry]:
+    from cluster.config import HubConfig
+    from cluster.registry.store import Registry
+    from configs import load
+
+    registry = Registry(load(HubConfig, config, override or []).registry_url())
+    try:
+        yield registry
+    finally:
+        registry.close()
+
+
+def _now_utc_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -15,7 +15,12 @@ class HubConfig(StrictModel):
     Attributes:
         lake: folder of the Delta tables.
         host, port: where the hub listens; port 0 takes a free one and prints it.
-        token: bearer token that bins must bring; None takes every bin (for a closed network).
+        registry: database of tenants, districts, sites, bins and keys:
+            postgresql://user:word@host/name, or sqlite:///file; None is registry.sqlite in the
+            lake's folder.
+        token: bearer token that unsigned batches must bring; None takes them without (for a closed
+            network). A bin that has a key signs its batches, and needs no token.
+        require_signatures: take signed batches only.
         mqtt: broker to take batches from as well, e.g. mqtt://user:word@127.0.0.1:1883 (extra
             "mqtt"); None for none.
         commit_interval_s: batches that arrive within it share one durable transaction of the ingest
@@ -31,9 +36,15 @@ class HubConfig(StrictModel):
     lake: Path = Path("runs/hub/lake")
     host: str = "127.0.0.1"
     port: int = Field(default=8040, ge=0, le=65535)
+    registry: str | None = None
     token: Token | None = None
+    require_signatures: bool = False
     mqtt: str | None = Field(default=None, pattern=r"^mqtts?://[^\s/]+$")
     commit_interval_s: float = Field(default=0.05, ge=0, le=10)
     lake_interval_s: float = Field(default=10, ge=0, le=3600)
     aggregate_interval_s: float = Field(default=600, ge=0, le=86_400)
     waiting_events: int = Field(default=200_000, ge=1)
+
+    def registry_url(self) -> str:
+        """Return where the registry is."""
+        return self.registry or f"sqlite:///{self.lake.absolute() / 'registry.sqlite'}"

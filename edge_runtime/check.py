@@ -23,10 +23,13 @@ from edge_runtime.choose import measure
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import EdgeConfig
 from edge_runtime.guard import failure_of
+from edge_runtime.identity import FILE_NAME, Identity
 from edge_runtime.lids.factory import open_lid
 from edge_runtime.rules import load_rules
 from edge_runtime.services.health import Health
 from edge_runtime.transports.factory import open_transport
+from edge_runtime.transports.signed import SignedTransport
+from edge_runtime.transports.transport import Request
 from vision.addresses import without_secrets
 from vision.errors import BinsightError, CameraError, StorageError
 from vision.wire import KEY_REFUSED, is_refusal
@@ -274,16 +277,25 @@ def _clock(_: EdgeConfig) -> Finding:
 def _hub(config: EdgeConfig) -> Finding:
     if not config.uplink.url:
         return Finding("hub and key", "warn", "uplink.url is not set: events stay on this bin")
+    identity = Identity(config.state / FILE_NAME, config.bin_id)
+    if config.uplink.enrolment_code and not identity.enrolled:
+        return Finding("hub and key", "warn", "this bin enrols when it first runs")
     transport = open_transport(config.uplink, SystemClock())
+    if identity.enrolled and not identity.renewing:  # a new key is the running bin's to hand over
+        transport = SignedTransport(transport, identity, "", SystemClock())
     try:
         started = time.perf_counter()
-        answer = transport.post(b"")  # no batch: a hub that takes the key refuses the content
+        answer = transport.post(
+            Request(b"")
+        )  # no batch: a hub that takes the key refuses the content
         ms = 1000 * (time.perf_counter() - started)
     finally:
         transport.close()
     hub = without_secrets(config.uplink.url)
     if answer.status in KEY_REFUSED:
-        return Finding("hub and key", "bad", f"{hub} refuses uplink.token ({answer.status})")
+        return Finding(
+            "hub and key", "bad", f"{hub} refuses this bin's token or key ({answer.status})"
+        )
     if answer.status != 400 or not is_refusal(answer.body):
         message = f"{hub} answers {answer.status}: is that a binsight hub?"
         return Finding("hub and key", "bad", message)

@@ -236,6 +236,8 @@ class _UplinkConfig(StrictModel):
 
     Attributes:
         token: bearer token, if the hub asks for one.
+        enrolment_code: one-time code from 'binsight hub bins add': the bin makes a key of its own,
+            has the hub take it, and signs all that it sends from then on. The code may stay here.
         ca: file of the certificates to trust, for a hub with one of its own; None trusts the
             public ones.
         batch_events: events in one request at most.
@@ -245,6 +247,7 @@ class _UplinkConfig(StrictModel):
     """
 
     token: Token | None = None
+    enrolment_code: Token | None = None
     ca: Path | None = None
     batch_events: int = Field(default=100, ge=1, le=10_000)
     interval_s: float = Field(default=1.0, gt=0)

@@ -20,8 +20,10 @@ from edge_runtime.config import (
     NoUplinkConfig,
     UplinkConfig,
 )
+from edge_runtime.identity import FILE_NAME, Identity
 from edge_runtime.outbox import Outbox, open_outbox
 from edge_runtime.transports.factory import open_transport
+from edge_runtime.transports.signed import SignedTransport
 from edge_runtime.transports.transport import Transport
 from edge_runtime.uplink import Uplink
 from vision.errors import BinsightError, StorageError
@@ -75,6 +77,7 @@ class Delivery:
     ) -> None:
         self._bin_id = config.bin_id
         self._path: Path = config.state / "outbox.sqlite"
+        self._identity_path = config.state / FILE_NAME
         self._max_bytes = config.outbox.max_bytes
         self._config: UplinkConfig = config.uplink
         self._clock = clock
@@ -87,6 +90,7 @@ class Delivery:
         # Events in memory that leave by their own uplink, while new ones are stored again.
         self._leaving: _Channel | None = None
         self._unrecorded = 0
+        self._identity: Identity | None = None
         self._no_uplink = ""
         self._uplink_due_ms = 0.0
         self._disk_due_ms = 0.0
@@ -278,7 +282,18 @@ class Delivery:
     def _opened(self, config: UplinkConfig, outbox: Outbox) -> Uplink | None:
         if isinstance(config, NoUplinkConfig):
             return None
-        return Uplink(outbox, self._connect(config, self._clock), config, self._clock)
+        transport = self._connect(config, self._clock)
+        identity = self._opened_identity()
+        if identity.enrolled or config.enrolment_code:
+            code = config.enrolment_code or ""
+            transport = SignedTransport(transport, identity, code, self._clock)
+        return Uplink(outbox, transport, config, self._clock)
+
+    def _opened_identity(self) -> Identity:
+        """Return the bin's key, one for all its uplinks."""
+        if self._identity is None:
+            self._identity = Identity(self._identity_path, self._bin_id)
+        return self._identity
 
 
 def _close(channel: _Channel) -> None:

@@ -23,9 +23,10 @@ from edge_runtime.clock import Clock
 from edge_runtime.config import HttpUplinkConfig, MqttUplinkConfig
 from edge_runtime.guard import failure_of
 from edge_runtime.outbox import Outbox
-from edge_runtime.transports.transport import Answer, Transport
+from edge_runtime.transports.transport import Answer, Request, Transport
 from vision.errors import UplinkError, WireError
 from vision.events import Batch
+from vision.signature import Subject
 from vision.wire import CONTENT_REFUSED, KEY_REFUSED, decode_receipt, encode_batch, is_refusal
 
 log = logging.getLogger(__name__)
@@ -88,16 +89,17 @@ class Uplink:
             takes_refusals=True,
         )
         try:
-            answer = self._transport.post(encode_batch(sent))
+            subject = Subject(batch.outbox_id, batch.events[0][0], batch.last_seq)
+            answer = self._transport.post(Request(encode_batch(sent), subject=subject))
         except UplinkError as error:
             return self._back_off(str(error))
         if answer.status in CONTENT_REFUSED:
             return self._content_refused(batch, answer)
         if answer.status in KEY_REFUSED:
             self.alarm = (
-                "the hub refuses this bin's token (401)"
+                "the hub refuses this bin's token or key (401)"
                 if answer.status == 401
-                else "the hub refuses this bin (403): its token, or an outbox that is another bin's"
+                else "the hub refuses this bin (403): its code, or an outbox that is another bin's"
             )
             return self._back_off(self.alarm)
         if not 200 <= answer.status < 300:

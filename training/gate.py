@@ -33,6 +33,8 @@ MIN_MEAN_COSINE = 0.999
 MAX_LABEL_LOSS = 0.02
 # A label of fewer images is judged with all the others, not by itself.
 FEW_IMAGES = 10
+# What is lost on the images as they are, once each, counts beyond chance alone: one in twenty.
+BEYOND_CHANCE = 1.645
 # Each image is scored in all turns and flips: an item lies any way up, and one image of a rare
 # label is more than two points of it, and a loss could not be distinguished from luck.
 VIEWS = 8
@@ -93,6 +95,7 @@ class Loss:
         before, after: accuracy of each label, float and int8, 0..1.
         overall: accuracy of float minus that of int8.
         upright: the same on the images as they are, once each.
+        upright_error: standard error of it, from the images that only one of the two gets right.
     """
 
     images: Mapping[str, int]
@@ -100,11 +103,13 @@ class Loss:
     after: Mapping[str, float]
     overall: float
     upright: float
+    upright_error: float
 
     def too_much(self) -> bool:
         """Return whether the bundle must be refused."""
         worst = max((self._lost(label) for label in self.before), default=0.0)
-        return max(self.overall, self.upright) > MAX_ACCURACY_LOSS or worst > MAX_LABEL_LOSS
+        upright = self.upright - BEYOND_CHANCE * self.upright_error
+        return max(self.overall, upright) > MAX_ACCURACY_LOSS or worst > MAX_LABEL_LOSS
 
     def _lost(self, label: str) -> float:
         few = self.images[label] < FEW_IMAGES
@@ -120,7 +125,8 @@ class Loss:
                 f"{label:<12}{self.images[label]:>9}{before:>8.3f}{self.after[label]:>8.3f}{lost:>8.3f}{mark}"
             )
         rows.append(
-            f"lost in all {self.overall:.4f}, upright alone {self.upright:.4f}; "
+            f"lost in all {self.overall:.4f}, upright alone {self.upright:.4f} "
+            f"(standard error {self.upright_error:.4f}); "
             f"allowed {MAX_ACCURACY_LOSS} in all, {MAX_LABEL_LOSS} on a label, "
             f"each image in {VIEWS} turns and flips"
         )
@@ -133,6 +139,7 @@ class Loss:
             "views_of_each_image": VIEWS,
             "lost": round(self.overall, 5),
             "lost_upright": round(self.upright, 5),
+            "lost_upright_error": round(self.upright_error, 5),
             "lost_on": lost,
         }
 
@@ -156,6 +163,7 @@ def compare(
     labels = manifest.labels
     right = np.zeros((2, len(labels)))
     upright = np.zeros(2, dtype=np.int64)
+    only_one = 0
     images = np.zeros(len(labels), dtype=np.int64)
     tensors = manifest.tensors
 
@@ -173,6 +181,7 @@ def compare(
             images[truth] += 1
             right[:, truth] += (called_gv == truth).sum(1)
             upright += called_gv[:, 0] == truth
+            only_one += int((called_gv[0, 0] == truth) != (called_gv[1, 0] == truth))
     there = images > 0
     shares = right[:, there] / (VIEWS * images[there])
     names = [label for label, is_there in zip(labels, there, strict=True) if is_there]
@@ -182,6 +191,7 @@ def compare(
         dict(zip(names, shares[1].tolist(), strict=True)),
         float((right[0].sum() - right[1].sum()) / (VIEWS * images.sum())),
         float(upright[0] - upright[1]) / int(images.sum()),
+        only_one**0.5 / int(images.sum()),
     )
 
 

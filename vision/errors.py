@@ -9,6 +9,7 @@
     ├── ActuatorError  a lid cannot be used or did not move
     ├── WireError      a batch or a receipt is not what the protocol says
     ├── AccessError    a bin sends what it has no right to send
+    │   └── IdentityError  who sends it is not known: no token, no key, no signature of it
     ├── UplinkError    the hub could not be reached or did not take a batch
     └── StorageError   an outbox or a lake cannot be opened, read or written
         └── BusyError  it works, and has too much to do
@@ -52,6 +53,10 @@ class WireError(BinsightError):
 
 class AccessError(BinsightError):
     """Whoever sends this has no right to."""
+
+
+class IdentityError(AccessError):
+    """Nobody can say who sends this."""
 
 
 class UplinkError(BinsightError):

@@ -207,9 +207,11 @@ class Receipt:
         acked_seq: greatest sequence number up to which all of them are durable, but for `refused`.
         refused: numbers of events that the hub will never take; the bin sets them aside.
         refusal: why, of the first of them.
+        renew_key: the hub asks the bin to make a new key.
     """
 
     outbox_id: str
     acked_seq: int
     refused: tuple[int, ...] = ()
     refusal: str = ""
+    renew_key: bool = False

@@ -6,11 +6,18 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file durably: a power cut leaves the old file or the new one, never a part."""
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Replace a file durably: a power cut leaves the old file or the new one, never a part.
+
+    Args:
+        path: the file; its folder is made.
+        data: all of it.
+        mode: of a secret, 0o600; what the process masks is taken away.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    temporary.unlink(missing_ok=True)  # left by a power cut, perhaps with another mode
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT, mode), "wb") as file:  # noqa: PTH123
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

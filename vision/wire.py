@@ -18,11 +18,12 @@ BATCH_SCHEMA = "binsight.batch/1"
 RECEIPT_SCHEMA = "binsight.receipt/1"
 REFUSAL_SCHEMA = "binsight.refusal/1"
 
-# HTTP: one POST of a compressed batch.
+# HTTP: one POST of a compressed batch; one POST of a bin's public key.
 INGEST_PATH = "/v1/batches"
+KEYS_PATH = "/v1/keys"
 MEDIA_TYPE = "application/vnd.binsight.batch+json+zlib"
-# MQTT 5: a request to BATCHES_TOPIC, the hub's answer to a topic of the bin's own under ANSWERS.
-BATCHES_TOPIC = "binsight/batches"
+# MQTT 5: the path of a request is its topic, the hub's answer goes to one of the bin's own.
+TOPICS = {INGEST_PATH: "binsight/batches", KEYS_PATH: "binsight/keys"}
 ANSWERS_TOPIC = "binsight/answers"
 ANSWER_TOPIC = re.compile(r"binsight/answers/[0-9a-f]{1,64}")
 
@@ -159,7 +160,10 @@ def decode_receipt(body: bytes) -> Receipt:
         if not all(type(seq) is int for seq in refused):
             raise WireError("not a binsight receipt")
         refusal = str(document.get("refusal", ""))
-        return Receipt(str(document["outbox_id"]), document["acked_seq"], tuple(refused), refusal)
+        renew_key = document.get("renew_key") is True
+        return Receipt(
+            str(document["outbox_id"]), document["acked_seq"], tuple(refused), refusal, renew_key
+        )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WireError(f"the answer is not a binsight receipt: {body[:80]!r}") from error
 

@@ -8,8 +8,6 @@ or keeps is never relied on.
 from __future__ import annotations
 
 import asyncio
-import hmac
-import json
 import logging
 from concurrent.futures import Future
 from typing import Any
@@ -19,24 +17,17 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from cluster.ingest.commit import Ingest
-from cluster.ingest.decode import decode
-from vision.errors import AccessError, BinsightError, BusyError, WireError
-from vision.wire import (
-    ANSWER_TOPIC,
-    ANSWERS_TOPIC,
-    BATCHES_TOPIC,
-    MAX_BODY_BYTES,
-    bearer,
-    encode_receipt,
-    encode_refusal,
-)
+from cluster.ingest.door import Door, Request
+from vision.signature import MQTT_METHOD
+from vision.wire import ANSWER_TOPIC, ANSWERS_TOPIC, TOPICS
 
 log = logging.getLogger(__name__)
 
 # Hubs that share a broker share the work; the bins publish to what stands after the group's name.
-SUBSCRIPTION = f"$share/binsight-hubs/{BATCHES_TOPIC}"
+_GROUP = "$share/binsight-hubs"
+_PATHS = {topic: path for path, topic in TOPICS.items()}
 # Batches of this hub that wait for their commit: more are not taken in, and their bins send them
 # again.
 MAX_WAITING = 1000
@@ -47,17 +38,13 @@ class MqttConsumer:
 
     Args:
         url: mqtt://host:port or mqtts://host:port, with user:word@ if the broker asks.
-        ingest: where batches go.
-        token: bearer token that a batch must bring; None takes all.
-        loop: that `ingest` runs in.
+        door: answers what comes.
+        loop: that it runs in.
     """
 
-    def __init__(
-        self, url: str, ingest: Ingest, token: str | None, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, url: str, door: Door, loop: asyncio.AbstractEventLoop) -> None:
         where = urlsplit(url)
-        self._ingest = ingest
-        self._token = token
+        self._door = door
         self._loop = loop
         self._waiting = 0
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
@@ -65,7 +52,8 @@ class MqttConsumer:
             self._client.username_pw_set(unquote(where.username), unquote(where.password or ""))
         if where.scheme == "mqtts":
             self._client.tls_set()
-        self._client.on_connect = lambda client, *_: client.subscribe(SUBSCRIPTION, qos=1)
+        topics = [(f"{_GROUP}/{topic}", SubscribeOptions(qos=1)) for topic in _PATHS]
+        self._client.on_connect = lambda client, *_: client.subscribe(topics)
         self._client.on_message = lambda _client, _data, message: self._hand_over(message)
         self._client.connect_async(
             where.hostname or "", where.port or (8883 if where.scheme == "mqtts" else 1883)
@@ -103,27 +91,13 @@ class MqttConsumer:
             log.error("mqtt: an answer failed", exc_info=error)
 
     async def _answer(self, message: mqtt.MQTTMessage, topic: str) -> None:
-        status, body = await self._receive(message)
+        fields = dict(getattr(message.properties, "UserProperty", []))
+        path = _PATHS.get(message.topic, "")
+        asked = Request(MQTT_METHOD, path, bytes(message.payload), fields)
+        reply = await self._door.answer(asked)
         answer: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         answer.CorrelationData = getattr(message.properties, "CorrelationData", b"")
-        answer.UserProperty = ("status", str(status))
-        self._client.publish(topic, body, qos=1, properties=answer)
-
-    async def _receive(self, message: mqtt.MQTTMessage) -> tuple[int, bytes]:
-        given = dict(getattr(message.properties, "UserProperty", [])).get("authorization", "")
-        if self._token is not None and not hmac.compare_digest(
-            given.encode(), bearer(self._token).encode()
-        ):
-            return 401, b"this hub asks for a token"
-        if len(message.payload) > MAX_BODY_BYTES:
-            return 413, encode_refusal(f"more than {MAX_BODY_BYTES} bytes")
-        try:
-            return 200, encode_receipt(await self._ingest.accept(decode(bytes(message.payload))))
-        except WireError as error:
-            return 400, encode_refusal(str(error))
-        except AccessError as error:
-            return 403, json.dumps({"error": str(error)}).encode()
-        except BusyError as error:
-            return 429, json.dumps({"error": str(error)}).encode()
-        except BinsightError as error:
-            return 503, json.dumps({"error": str(error)}).encode()
+        answer.UserProperty = ("status", str(reply.status))
+        if reply.retry_after_s:
+            answer.UserProperty = ("retry-after", str(reply.retry_after_s))
+        self._client.publish(topic, reply.body, qos=1, properties=answer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -11,16 +10,15 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from cluster.config import HubConfig
+from cluster.ingest.access import Access
 from cluster.ingest.commit import Ingest, Limits
+from cluster.ingest.door import Door, retry_after_s
 from cluster.lake.store import Lake
+from cluster.registry.store import Registry
 from cluster.web.routes import batches, health, pages, statistics
 from cluster.web.schedule import Schedule
 from cluster.web.state import Hub
-from vision.errors import AccessError, BinsightError, BusyError, ConfigError, WireError
-from vision.wire import encode_refusal
-
-# Seconds after which a bin that was not served may come again, from and to.
-RETRY_AFTER_S = (5, 60)
+from vision.errors import BinsightError, ConfigError
 
 
 def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> FastAPI:
@@ -38,18 +36,20 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
     )
     ingest = Ingest(lake, now_utc_ms, limits)
     schedule = Schedule(Lake(config.lake), ingest, config.aggregate_interval_s)
-    hub = Hub(lake, ingest, now_utc_ms, config.token, schedule)
+    registry = Registry(config.registry_url())
+    access = Access(registry, now_utc_ms, config.token, config.require_signatures)
+    hub = Hub(lake, ingest, access, Door(ingest, access), now_utc_ms, schedule)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(ingest.run())]
+        tasks = [asyncio.create_task(ingest.run()), asyncio.create_task(access.run())]
         if config.aggregate_interval_s:
             tasks.append(asyncio.create_task(hub.schedule.run()))
         if config.mqtt:
             from cluster.ingest.mqtt import MqttConsumer  # noqa: PLC0415  extra "mqtt"
 
             loop = asyncio.get_running_loop()
-            hub.consumer = MqttConsumer(config.mqtt, ingest, config.token, loop)
+            hub.consumer = MqttConsumer(config.mqtt, hub.door, loop)
         yield
         if hub.consumer:
             await asyncio.to_thread(hub.consumer.close)
@@ -57,6 +57,7 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(ingest.close)
+        registry.close()
 
     # Addresses in pages are relative, so that the hub may stand behind any path of a proxy.
     app = FastAPI(
@@ -75,13 +76,6 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
 
 
 async def _explain(_: Request, error: BinsightError) -> Response:
-    if isinstance(error, WireError):
-        return Response(encode_refusal(str(error)), 400, media_type="application/json")
     if isinstance(error, ConfigError):
         return JSONResponse({"error": str(error)}, 400)
-    if isinstance(error, AccessError):
-        return JSONResponse({"error": str(error)}, 403)
-    status = 429 if isinstance(error, BusyError) else 503
-    # Not all at the same second: a whole city may be waiting.
-    headers = {"Retry-After": str(random.randint(*RETRY_AFTER_S))}
-    return JSONResponse({"error": str(error)}, status, headers)
+    return JSONResponse({"error": str(error)}, 503, {"Retry-After": str(retry_after_s())})

@@ -26,6 +26,14 @@ class ReceiptAnswer(BaseModel):
     acked_seq: int = Field(description="All numbers up to this one are stored, or refused.")
     refused: list[int] = Field(description="Numbers of events that the hub will never take.")
     refusal: str = Field(description="Why, of the first of them.")
+    renew_key: bool = Field(description="The bin is asked to make a new key.")
+
+
+class KeyAnswer(BaseModel):
+    """The key is registered; written by `vision.enrolment.encode_key_receipt`."""
+
+    schema_: str = Field(alias="schema", examples=["binsight.key-receipt/1"])
+    key_id: str
 
 
 class StatisticsRow(BaseModel):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
+from cluster.ingest.access import Access
 from cluster.ingest.commit import Ingest
+from cluster.ingest.door import Door
 from cluster.lake.store import Lake
 from cluster.web.schedule import Schedule
 
@@ -23,16 +25,18 @@ class Hub:
     Attributes:
         lake: events and statistics.
         ingest: the way into the lake.
+        access: who may send what.
+        door: answers bins.
         now_utc_ms: the hub's clock.
-        token: that bins must bring; None takes every bin.
         schedule: its own aggregation.
         consumer: takes batches from a broker; None without one.
     """
 
     lake: Lake
     ingest: Ingest
+    access: Access
+    door: Door
     now_utc_ms: Callable[[], int]
-    token: str | None
     schedule: Schedule
     consumer: MqttConsumer | None = None
 
@@ -42,6 +46,7 @@ class Hub:
         messages = (
             self.ingest.broken,
             self.ingest.lake_problem,
+            self.access.problem,
             self.schedule.problem,
             consumer,
         )

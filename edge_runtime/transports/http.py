@@ -11,9 +11,10 @@ import httpx2
 from edge_runtime.clock import Clock
 from edge_runtime.config import HttpUplinkConfig
 from edge_runtime.transports.tls import check_dates, tls_context
-from edge_runtime.transports.transport import Answer
+from edge_runtime.transports.transport import Answer, Request
 from vision.addresses import without_secrets
 from vision.errors import UplinkError
+from vision.signature import HTTP_METHOD
 from vision.wire import INGEST_PATH, MAX_ANSWER_BYTES, MEDIA_TYPE, bearer
 
 
@@ -26,13 +27,15 @@ class HttpTransport:
             that nobody has set.
     """
 
+    method = HTTP_METHOD
+
     def __init__(self, config: HttpUplinkConfig, clock: Clock) -> None:
-        headers = {"Content-Type": MEDIA_TYPE}
+        headers = {}
         if config.token:
             headers["Authorization"] = bearer(config.token)
-        self._url = f"{config.url.rstrip('/')}{INGEST_PATH}"
+        self._hub = config.url.rstrip("/")
         self._timeout_s = config.timeout_s
-        self._shown = without_secrets(self._url)
+        self._shown = without_secrets(f"{self._hub}{INGEST_PATH}")
         self._clock = clock
         self._tls = tls_context(config.ca)
         self._connect = partial(
@@ -40,8 +43,8 @@ class HttpTransport:
         )
         self._client = self._connect()
 
-    def post(self, body: bytes) -> Answer:
-        """Send one encoded batch."""
+    def post(self, request: Request) -> Answer:
+        """Send a request."""
         check_dates(self._tls, self._clock)
         # httpx2 limits the wait for each piece; an answer that drips a byte at a time is cut off
         # here.
@@ -58,7 +61,10 @@ class HttpTransport:
         patience.daemon = True
         patience.start()
         try:
-            with client.stream("POST", self._url, content=body) as response:
+            kind = MEDIA_TYPE if request.path == INGEST_PATH else "application/json"
+            headers = {"Content-Type": kind, **request.fields}
+            url = f"{self._hub}{request.path}"
+            with client.stream("POST", url, content=request.body, headers=headers) as response:
                 answer = bytearray()
                 for piece in response.iter_bytes():
                     answer += piece

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import uuid
+from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
@@ -15,10 +17,11 @@ from paho.mqtt.properties import Properties
 from edge_runtime.clock import Clock
 from edge_runtime.config import MqttUplinkConfig
 from edge_runtime.transports.tls import check_dates, tls_context
-from edge_runtime.transports.transport import Answer
+from edge_runtime.transports.transport import Answer, Request
 from vision.addresses import without_secrets
 from vision.errors import UplinkError
-from vision.wire import ANSWERS_TOPIC, BATCHES_TOPIC, bearer
+from vision.signature import MQTT_METHOD
+from vision.wire import ANSWERS_TOPIC, TOPICS, bearer
 
 
 class MqttTransport:
@@ -33,6 +36,8 @@ class MqttTransport:
         config: with `url` set: mqtt://host:port or mqtts://host:port.
         clock: as for HttpTransport.
     """
+
+    method = MQTT_METHOD
 
     def __init__(self, config: MqttUplinkConfig, clock: Clock) -> None:
         where = urlsplit(config.url)
@@ -61,8 +66,8 @@ class MqttTransport:
         )
         self._client.loop_start()
 
-    def post(self, body: bytes) -> Answer:
-        """Send one encoded batch and wait for the hub's answer to it."""
+    def post(self, request: Request) -> Answer:
+        """Send a request and wait for the hub's answer to it."""
         if not self._subscribed.wait(self._config.timeout_s):
             raise UplinkError(f"{without_secrets(self._config.url)}: no connection to the broker")
         number = uuid.uuid4().bytes
@@ -70,7 +75,9 @@ class MqttTransport:
             self._waiting = (number, None)
         # Not kept and sent again by paho, perhaps weeks later with an old time in it: the outbox
         # does that.
-        self._client.publish(BATCHES_TOPIC, body, qos=0, properties=self._properties(number))
+        topic = TOPICS[request.path]
+        properties = self._properties(number, request.fields)
+        self._client.publish(topic, request.body, qos=0, properties=properties)
         with self._arrived:
             self._arrived.wait_for(lambda: self._waiting[1] is not None, self._config.timeout_s)
             answer = self._waiting[1]
@@ -86,20 +93,30 @@ class MqttTransport:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def _properties(self, number: bytes) -> Properties:
+    def _properties(self, number: bytes, fields: Mapping[str, str]) -> Properties:
         properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.ResponseTopic = self._answers
         properties.CorrelationData = number
         if self._config.token:
             properties.UserProperty = ("authorization", bearer(self._config.token))
+        for pair in fields.items():
+            properties.UserProperty = pair  # each is one more
         return cast(Properties, properties)
 
     def _on_answer(self, message: mqtt.MQTTMessage) -> None:
         with self._arrived:
             if getattr(message.properties, "CorrelationData", b"") != self._waiting[0]:
                 return  # a late answer to an earlier batch
-            stated = dict(getattr(message.properties, "UserProperty", [])).get("status", "")
+            fields = dict(getattr(message.properties, "UserProperty", []))
             # 0 is no status: the uplink backs off.
-            status = int(stated) if stated.isascii() and stated.isdigit() else 0
-            self._waiting = (self._waiting[0], Answer(status, bytes(message.payload)))
+            answer = Answer(
+                _number(fields.get("status", "")),
+                bytes(message.payload),
+                _number(fields.get("retry-after", "")),
+            )
+            self._waiting = (self._waiting[0], answer)
             self._arrived.notify()
+
+
+def _number(text: str) -> int:
+    return int(text) if re.fullmatch("[0-9]{1,6}", text) else 0

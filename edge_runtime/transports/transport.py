@@ -1,9 +1,13 @@
-"""What a way to the hub is: send a body, return the answer."""
+"""What a way to the hub is: send a request, return the answer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from vision.signature import Subject
+from vision.wire import INGEST_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +25,34 @@ class Answer:
     retry_after_s: int = 0
 
 
-class Transport(Protocol):
-    """Send a body, return the answer."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a bin asks the hub.
 
-    def post(self, body: bytes) -> Answer:
-        """Send one encoded batch.
+    Attributes:
+        body: an encoded batch, or a key request.
+        path: of the protocol.
+        fields: header fields, or user properties: a signature.
+        subject: what a signature says that the body is about.
+    """
+
+    body: bytes
+    path: str = INGEST_PATH
+    fields: Mapping[str, str] = field(default_factory=dict)
+    subject: Subject = Subject()  # noqa: RUF009  frozen
+
+
+class Transport(Protocol):
+    """Send a request, return the answer.
+
+    Attributes:
+        method: what a signature names, see vision.signature.
+    """
+
+    method: str
+
+    def post(self, request: Request) -> Answer:
+        """Send a request.
 
         Raises:
             UplinkError: no answer came.

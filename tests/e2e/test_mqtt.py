@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,14 +12,21 @@ pytest.importorskip("paho.mqtt.client")
 
 from cluster.app import aggregate
 from cluster.config import HubConfig
+from cluster.ingest.access import Access
 from cluster.ingest.commit import Ingest
+from cluster.ingest.door import Door
 from cluster.ingest.mqtt import MqttConsumer
 from cluster.lake.store import Lake
+from cluster.registry.model import Place
+from cluster.registry.store import Registry
 from cluster.statistics.completeness import completeness
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import MqttUplinkConfig
+from edge_runtime.identity import FILE_NAME, Identity
 from edge_runtime.outbox import Outbox
 from edge_runtime.transports.mqtt import MqttTransport
+from edge_runtime.transports.signed import SignedTransport
+from edge_runtime.transports.transport import Request
 from edge_runtime.uplink import Uplink
 from vision.errors import UplinkError
 from vision.events import ItemEvent
@@ -35,7 +43,10 @@ class Hub:
         self._thread.start()
         self._ingest = Ingest(Lake(lake), lambda: NOW_MS)
         asyncio.run_coroutine_threadsafe(self._ingest.run(), self._loop)
-        self._consumer = MqttConsumer(broker, self._ingest, token, self._loop)
+        self.registry = Registry(f"sqlite:///{lake / 'registry.sqlite'}")
+        access = Access(self.registry, lambda: NOW_MS, token)
+        asyncio.run_coroutine_threadsafe(access.run(), self._loop)
+        self._consumer = MqttConsumer(broker, Door(self._ingest, access), self._loop)
 
     def close(self) -> None:
         self._consumer.close()
@@ -44,6 +55,7 @@ class Hub:
         self._thread.join(5)
         self._loop.close()
         self._ingest.close()
+        self.registry.close()
 
     @staticmethod
     async def _end_tasks() -> None:
@@ -102,7 +114,34 @@ def test_a_wrong_key_over_mqtt_keeps_everything_and_raises_the_alarm(
         hub.close()
         transport.close()
     assert outbox.depth() == 250
-    assert "refuses this bin's token (401)" in uplink.alarm
+    assert "refuses this bin's token or key (401)" in uplink.alarm
+
+
+def test_a_bin_enrols_signs_and_renews_its_key_through_a_broker(
+    tmp_path: Path, broker: str, outbox: Outbox, make_event: Callable[..., ItemEvent]
+) -> None:
+    config = MqttUplinkConfig(url=broker, batch_events=50, timeout_s=10.0)
+    hub = Hub(tmp_path / "lake", broker, "a word that the bin does not have")
+    hub.registry.place([Place("b", "city")], NOW_MS)
+    code = hub.registry.issue_code("b", NOW_MS)
+    identity = Identity(tmp_path / FILE_NAME, "b")
+    transport = SignedTransport(MqttTransport(config, SystemClock()), identity, code, SystemClock())
+    uplink = Uplink(outbox, transport, config, SystemClock())
+    try:
+        uplink.step()
+        first = set(hub.registry.principals())
+        hub.registry.ask_for_new_key("b")
+        deadline = time.monotonic() + 20
+        while first & set(hub.registry.principals()) and time.monotonic() < deadline:
+            outbox.append(make_event())
+            uplink.step()  # the hub looks at its registry every second
+            threading.Event().wait(0.2)
+        _drain(uplink, outbox, 12)
+        last = set(hub.registry.principals())
+    finally:
+        hub.close()
+        transport.close()
+    assert (len(first), len(last), first & last, outbox.depth()) == (1, 1, set(), 0)
 
 
 def test_a_broker_that_is_not_there_is_named_within_the_timeout(outbox: Outbox) -> None:
@@ -110,5 +149,5 @@ def test_a_broker_that_is_not_there_is_named_within_the_timeout(outbox: Outbox) 
         MqttUplinkConfig(url="mqtt://127.0.0.1:1", timeout_s=0.2), SystemClock()
     )
     with pytest.raises(UplinkError, match=r"mqtt://127\.0\.0\.1:1: no connection to the broker"):
-        transport.post(b"x")
+        transport.post(Request(b"x"))
     transport.close()

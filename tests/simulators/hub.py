@@ -1,8 +1,9 @@
 """A hub that takes batches like the real one, and refuses what a test wants."""
 
-from edge_runtime.transports.transport import Answer
+from edge_runtime.transports.transport import Answer, Request
 from vision.errors import UplinkError
 from vision.events import Receipt
+from vision.signature import HTTP_METHOD
 from vision.wire import decode_batch, encode_receipt, encode_refusal
 
 
@@ -19,6 +20,8 @@ class HubDouble:
         posts: how often it was asked.
     """
 
+    method = HTTP_METHOD
+
     def __init__(self) -> None:
         self.received: list[int] = []
         self.by_outbox: set[tuple[str, int]] = set()
@@ -29,14 +32,14 @@ class HubDouble:
         self.posts = 0
         self._marks: dict[str, int] = {}
 
-    def post(self, body: bytes) -> Answer:
+    def post(self, request: Request) -> Answer:
         """Answer a batch."""
         self.posts += 1
         if self.down:
             raise UplinkError("connection refused")
         if self.answer:
             return self.answer
-        batch = decode_batch(body)
+        batch = decode_batch(request.body)
         numbers = [seq for seq, _ in batch.events]
         if len(numbers) > self.largest:
             return Answer(413, encode_refusal("too large"))

@@ -12,7 +12,7 @@ from edge_runtime.bin import Timing
 from edge_runtime.config import EdgeConfig, HttpUplinkConfig, MqttUplinkConfig, NoUplinkConfig
 from edge_runtime.delivery import Delivery
 from edge_runtime.outbox import Outbox
-from edge_runtime.transports.transport import Answer
+from edge_runtime.transports.transport import Answer, Request
 from vision.events import ItemEvent
 
 Make = Callable[..., ItemEvent]
@@ -163,11 +163,11 @@ class _Panic(BaseException):
 class _PanicsOnce(HubDouble):
     """A transport whose library breaks down at its first use."""
 
-    def post(self, body: bytes) -> Answer:
+    def post(self, request: Request) -> Answer:
         if not self.posts:
             self.posts = 1
             raise _Panic
-        return super().post(body)
+        return super().post(request)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -21,6 +21,7 @@ from edge_runtime.config import HttpUplinkConfig
 from edge_runtime.outbox import Outbox
 from edge_runtime.transports.factory import open_transport
 from edge_runtime.transports.http import HttpTransport
+from edge_runtime.transports.transport import Request
 from edge_runtime.uplink import Uplink
 from vision.addresses import without_secrets
 from vision.errors import ConfigError, UplinkError
@@ -66,7 +67,7 @@ def test_scheme_host_port_and_path_are_shown_and_no_secret(url: str, shown: str)
 def test_no_password_of_the_hub_is_reported() -> None:
     transport = HttpTransport(HttpUplinkConfig(url="http://bin7:s3cret@127.0.0.1:9"), SystemClock())
     with pytest.raises(UplinkError) as failure:
-        transport.post(b"")
+        transport.post(Request(b""))
     assert "s3cret" not in str(failure.value)
 
 
@@ -219,6 +220,6 @@ def test_a_bin_that_does_not_know_the_time_does_not_check_the_dates_of_a_certifi
     for url, ca in ((hub.url, None), (hub.url.replace("localhost", "127.0.0.1"), hub.certificate)):
         other = HttpTransport(HttpUplinkConfig(url=url, ca=ca), clock)
         with pytest.raises(UplinkError, match="CERTIFICATE_VERIFY_FAILED"):
-            other.post(b"")
+            other.post(Request(b""))
         other.close()
     hub.close()

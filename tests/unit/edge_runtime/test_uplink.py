@@ -15,7 +15,7 @@ from simulators import HubDouble
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import HttpUplinkConfig
 from edge_runtime.outbox import Outbox
-from edge_runtime.transports.transport import Answer
+from edge_runtime.transports.transport import Answer, Request
 from edge_runtime.uplink import Uplink
 from vision.events import ItemEvent, Receipt
 from vision.wire import decode_batch, encode_receipt
@@ -68,11 +68,11 @@ def test_the_thread_survives_a_defect_and_says_so(outbox: Outbox) -> None:
     failed = threading.Event()
     healthy = hub.post
 
-    def defect(body: bytes) -> Answer:
+    def defect(request: Request) -> Answer:
         if not failed.is_set():
             failed.set()
             raise ZeroDivisionError
-        return healthy(body)
+        return healthy(request)
 
     hub.post = defect  # type: ignore[method-assign]
     uplink = Uplink(
@@ -173,8 +173,8 @@ def test_a_receipt_beyond_what_was_sent_acknowledges_only_what_was_sent(outbox: 
 
 def test_a_receipt_for_events_that_never_were_acknowledges_nothing(outbox: Outbox) -> None:
     class Boasting(HubDouble):
-        def post(self, body: bytes) -> Answer:
-            return Answer(200, encode_receipt(Receipt(decode_batch(body).outbox_id, 10**9)))
+        def post(self, request: Request) -> Answer:
+            return Answer(200, encode_receipt(Receipt(decode_batch(request.body).outbox_id, 10**9)))
 
     before = outbox.outbox_id
     uplink, _ = _run(outbox, Boasting(), 1)
@@ -240,11 +240,11 @@ def test_a_proxy_that_takes_less_at_once_gets_less_at_once(outbox: Outbox) -> No
     hub = HubDouble()
     healthy = hub.post
 
-    def proxy(body: bytes) -> Answer:
+    def proxy(request: Request) -> Answer:
         return (
             Answer(413, b"<html>nginx</html>")
-            if len(decode_batch(body).events) > 3
-            else healthy(body)
+            if len(decode_batch(request.body).events) > 3
+            else healthy(request)
         )
 
     hub.post = proxy  # type: ignore[method-assign]
@@ -280,9 +280,9 @@ def test_a_batch_says_when_it_was_sent_so_that_a_hub_can_date_it(outbox: Outbox)
     bodies: list[bytes] = []
 
     class Listening(HubDouble):
-        def post(self, body: bytes) -> Answer:
-            bodies.append(body)
-            return super().post(body)
+        def post(self, request: Request) -> Answer:
+            bodies.append(request.body)
+            return super().post(request)
 
     _run(outbox, Listening(), 1)
     batch = decode_batch(bodies[0])

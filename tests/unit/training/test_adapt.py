@@ -167,9 +167,18 @@ def test_options_that_do_not_go_together_are_named(arguments: list[str], message
 @pytest.mark.parametrize(("images", "refused"), [(9, False), (10, True)])
 def test_int8_is_refused_for_a_label_only_with_ten_images_of_it(images: int, refused: bool) -> None:
     counts = {"glass": images, "paper": 1000}
-    loss = Loss(counts, {"glass": 0.9, "paper": 0.9}, {"glass": 0.8, "paper": 0.9}, 0.001, 0.0)
+    loss = Loss(counts, {"glass": 0.9, "paper": 0.9}, {"glass": 0.8, "paper": 0.9}, 0.001, 0.0, 0.0)
     assert loss.too_much() is refused
     assert ("over the limit" in loss.table()) is refused
+
+
+@pytest.mark.parametrize(("lost", "won", "refused"), [(7, 2, False), (14, 2, True), (8, 0, True)])
+def test_a_loss_on_upright_images_counts_beyond_chance_alone(
+    lost: int, won: int, refused: bool
+) -> None:
+    same = {"glass": 0.9}
+    loss = Loss({"glass": 400}, same, same, 0.0, (lost - won) / 400, (lost + won) ** 0.5 / 400)
+    assert loss.too_much() is refused
 
 
 def test_a_run_is_not_continued_from_another_bundle_of_the_same_name(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def test_what_int8_loses_is_counted_over_every_view(
     few = replace(val, samples=val.samples[::6])
     loss = compare(open_session(float_bytes, 2), open_session(int8_bytes, 2), manifest, few)
     right = {"fp32": 0, "int8": 0}
+    upright: dict[str, list[bool]] = {"fp32": [], "int8": []}
     for data, name in ((float_bytes, "fp32"), (int8_bytes, "int8")):
         for sample in few.samples:
             seen = views(read_image(sample.path))
@@ -125,9 +126,13 @@ def test_what_int8_loses_is_counted_over_every_view(
             logits = run_graph(
                 open_session(data, 1), manifest.tensors, manifest.preprocess, seen
             ).logits_nk
-            right[name] += int((logits.argmax(1) == manifest.labels.index(sample.label)).sum())
+            seen_right = logits.argmax(1) == manifest.labels.index(sample.label)
+            right[name] += int(seen_right.sum())
+            upright[name].append(bool(seen_right[0]))
     total = VIEWS * len(few.samples)
     assert loss.overall == pytest.approx((right["fp32"] - right["int8"]) / total)
+    only_one = sum(a != b for a, b in zip(*upright.values(), strict=True))
+    assert loss.upright_error == pytest.approx(only_one**0.5 / len(few.samples))
     accuracy = [evaluate(path, few).figures["accuracy"] for path in bundles]
     assert loss.upright == pytest.approx(accuracy[0] - accuracy[1])
     assert sum(loss.images.values()) == len(few.samples)

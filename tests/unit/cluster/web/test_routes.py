@@ -287,6 +287,7 @@ def test_every_answer_of_the_api_is_described(client: TestClient) -> None:
     }
     assert {path: name.rpartition("/")[2] for path, name in described.items()} == {
         "/v1/batches": "ReceiptAnswer",
+        "/v1/keys": "KeyAnswer",
         "/v1/statistics": "StatisticsAnswer",
         "/v1/bins": "BinsAnswer",
         "/v1/overview": "OverviewAnswer",

@@ -1,0 +1,1 @@
+"""The hub's database: who is who. Events are never in it."""

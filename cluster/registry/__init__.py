@@ -1,0 +1,1 @@
+"""Who is who: tenants, districts, sites, bins and their keys."""

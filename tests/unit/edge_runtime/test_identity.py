@@ -1,0 +1,188 @@
+"""The bin's own key: a power cut or a lost answer costs no visit, and the key never leaves."""
+
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from simulators import HubDouble, ManualClock
+
+from edge_runtime.config import HttpUplinkConfig
+from edge_runtime.identity import FILE_NAME, Identity
+from edge_runtime.outbox import Outbox
+from edge_runtime.transports.signed import SignedTransport
+from edge_runtime.transports.transport import Answer, Request
+from edge_runtime.uplink import Uplink
+from vision.enrolment import KeyRequest, decode_key_request, encode_key_receipt
+from vision.errors import StorageError, UplinkError
+from vision.events import ItemEvent, Receipt
+from vision.signature import key_id_of, read_signature
+from vision.wire import KEYS_PATH, decode_batch, encode_receipt
+
+Make = Callable[..., ItemEvent]
+
+
+class KeyHub(HubDouble):
+    """A hub that takes keys by a code or a signature, and signed batches only."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__()
+        self.code = code
+        self.keys: list[bytes] = []
+        self.asked: list[KeyRequest] = []
+        self.renew = False
+        self.lose_answers = 0
+        self.refuse_keys = 0
+
+    def post(self, request: Request) -> Answer:
+        if self.down:
+            raise UplinkError("no network")
+        if request.path == KEYS_PATH:
+            return self._take_key(request)
+        self._verified(request)
+        batch = decode_batch(request.body)
+        assert request.subject.outbox_id == batch.outbox_id
+        self.received += [seq for seq, _ in batch.events]
+        return Answer(
+            200, encode_receipt(Receipt(batch.outbox_id, batch.last_seq, renew_key=self.renew))
+        )
+
+    def _take_key(self, request: Request) -> Answer:
+        asked = decode_key_request(request.body)
+        self.asked.append(asked)
+        if self.refuse_keys:
+            self.refuse_keys -= 1
+            return Answer(403, b"{}")
+        if asked.code:
+            assert asked.code == self.code
+        else:
+            self._verified(request)
+        if asked.public_key not in self.keys:
+            self.keys.append(asked.public_key)
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise UplinkError("cut")
+        self.renew = False
+        return Answer(200, encode_key_receipt(key_id_of(asked.public_key)))
+
+    def _verified(self, request: Request) -> None:
+        signed = read_signature(self.method, request.path, request.body, request.fields)
+        assert signed is not None
+        [key] = [k for k in self.keys if key_id_of(k) == signed.key_id]
+        Ed25519PublicKey.from_public_bytes(key).verify(signed.signature, signed.text)
+
+
+@pytest.fixture
+def outbox(tmp_path: Path, make_event: Make) -> Outbox:
+    outbox = Outbox(tmp_path / "o.sqlite", "b")
+    for _ in range(6):
+        outbox.append(make_event())
+    return outbox
+
+
+def _uplink(folder: Path, outbox: Outbox, hub: KeyHub, code: str = "") -> Uplink:
+    clock = ManualClock()
+    identity = Identity(folder / FILE_NAME, "b")  # read anew, as after a power cut
+    config = HttpUplinkConfig(url="http://hub", batch_events=1)
+    return Uplink(outbox, SignedTransport(hub, identity, code, clock), config, clock)
+
+
+def test_a_bin_enrols_once_and_signs_from_then_on(tmp_path: Path, outbox: Outbox) -> None:
+    hub = KeyHub("CODE")
+    for _ in range(3):
+        uplink = _uplink(tmp_path, outbox, hub, "CODE")
+        uplink.step()
+        uplink.step()
+    assert (len(hub.asked), hub.received, outbox.depth()) == (1, [1, 2, 3, 4, 5, 6], 0)
+    path = tmp_path / FILE_NAME
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert hub.keys[0].hex() not in path.read_text()
+
+
+def test_the_same_key_is_offered_until_it_is_taken(tmp_path: Path, outbox: Outbox) -> None:
+    hub = KeyHub("CODE")
+    hub.lose_answers = 2
+    for _ in range(4):
+        _uplink(tmp_path, outbox, hub, "CODE").step()
+    assert {asked.public_key for asked in hub.asked} == set(hub.keys)
+    assert (len(hub.keys), len(hub.asked), hub.received) == (1, 3, [1, 2])
+
+
+def test_nothing_is_sent_before_the_bin_is_enrolled(tmp_path: Path, outbox: Outbox) -> None:
+    hub = KeyHub("CODE")
+    hub.refuse_keys = 1
+    uplink = _uplink(tmp_path, outbox, hub, "CODE")
+    uplink.step()
+    assert (hub.received, outbox.depth(), "(403)" in uplink.alarm) == ([], 6, True)
+    uplink.step()
+    assert (hub.received, uplink.alarm) == ([1], "")
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_key_is_renewed_whatever_is_lost(tmp_path: Path, outbox: Outbox, lost: int) -> None:
+    hub = KeyHub("CODE")
+    _uplink(tmp_path, outbox, hub, "CODE").step()
+    hub.renew = True
+    hub.lose_answers = lost
+    for _ in range(2 + lost):
+        _uplink(tmp_path, outbox, hub, "CODE").step()
+    assert (len(hub.keys), hub.received) == (2, [1, 2, 3])
+    assert not Identity(tmp_path / FILE_NAME, "b").renewing
+
+
+def test_a_refused_new_key_leaves_the_old_one(tmp_path: Path, outbox: Outbox) -> None:
+    hub = KeyHub("CODE")
+    _uplink(tmp_path, outbox, hub, "CODE").step()
+    hub.renew, hub.refuse_keys = True, 1
+    uplink = _uplink(tmp_path, outbox, hub)
+    uplink.step()
+    hub.renew = False
+    uplink.step()
+    assert (len(hub.keys), hub.received) == (1, [1, 2, 3])
+
+
+def test_a_new_code_enrols_the_bin_anew(tmp_path: Path, outbox: Outbox) -> None:
+    hub = KeyHub("CODE")
+    _uplink(tmp_path, outbox, hub, "CODE").step()
+    hub.code = "OTHER"
+    for _ in range(2):
+        _uplink(tmp_path, outbox, hub, "OTHER").step()
+    assert ([a.code for a in hub.asked], hub.received) == (["CODE", "OTHER"], [1, 2, 3])
+
+
+def test_a_portals_page_is_no_key_receipt(tmp_path: Path, outbox: Outbox) -> None:
+    hub = HubDouble()
+    hub.answer = Answer(200, b"<html>")
+    transport = SignedTransport(hub, Identity(tmp_path / FILE_NAME, "b"), "CODE", ManualClock())
+    with pytest.raises(UplinkError, match="not a key receipt"):
+        transport.post(Request(b"x"))
+    assert not Identity(tmp_path / FILE_NAME, "b").enrolled
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"key": "AAAA", "next": null, "code": ""}', "\0"])
+def test_a_damaged_file_says_what_to_do(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE_NAME).write_text(text)
+    with pytest.raises(StorageError, match="give the bin a new code"):
+        Identity(tmp_path / FILE_NAME, "b")
+
+
+def test_a_key_that_cannot_be_kept_is_not_offered(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    hub = KeyHub("CODE")
+    identity = Identity(tmp_path / "file" / FILE_NAME, "b")
+    with pytest.raises(UplinkError, match="cannot be kept"):
+        SignedTransport(hub, identity, "CODE", ManualClock()).post(Request(b"x"))
+    assert hub.asked == []
+
+
+def test_a_signature_is_of_the_key_that_was_taken(tmp_path: Path, outbox: Outbox) -> None:
+    hub = KeyHub("CODE")
+    _uplink(tmp_path, outbox, hub, "CODE").step()
+    document = json.loads((tmp_path / FILE_NAME).read_text())
+    document["key"] = "A" * 43 + "="
+    (tmp_path / FILE_NAME).write_text(json.dumps(document))
+    with pytest.raises((InvalidSignature, ValueError)):
+        _uplink(tmp_path, outbox, hub, "CODE").step()
