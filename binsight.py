@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from cluster.commands import app as hub
+from cluster.commands import fleet
 from edge_runtime.commands import app as edge
 from training.commands import LabelMap, progress
 from training.commands import app as training
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.add_typer(training)  # train, tune, export, quantize, card, data
 app.add_typer(edge, name="edge")
 app.add_typer(hub, name="hub")
+app.add_typer(fleet, name="fleet")
 
 Bundle = Annotated[
     Path | None, typer.Option("--bundle", help="Model bundle; what ships by default.")

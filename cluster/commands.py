@@ -23,6 +23,7 @@ app = typer.Typer(
 
 bins = typer.Typer(no_args_is_help=True, help="Who is who: register bins, give and end their keys.")
 app.add_typer(bins, name="bins")
+fleet = typer.Typer(no_args_is_help=True, help="A simulated fleet, to try a hub with.")
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file; see configs/.")]
 Overrides = Annotated[
@@ -73,6 +74,61 @@ def hub_aggregate(
     print(
         f"{done.events} events of {done.parts} arrival dates, {done.computed} of them counted now "
         f"({done.engine}) in {done.seconds:.1f} s"
+    )
+
+
+@app.command("check")
+def hub_check(config: Config = None, override: Overrides = None) -> None:
+    """Show everything that is wrong with a hub, on one screen; ends with 1 if something is.
+
+    It changes nothing.
+    """
+    from cluster.check import check
+    from cluster.config import HubConfig
+    from configs import load
+
+    worst = "ok"
+    for finding in check(load(HubConfig, config, override or []), _now_utc_ms()):
+        print(f"{finding.state:<5} {finding.what:<12} {finding.message}")
+        worst = "bad" if "bad" in (worst, finding.state) else worst
+    if worst == "bad":
+        raise typer.Exit(1)
+
+
+@app.command("backup")
+def hub_backup(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Not there, or empty.")],
+    config: Config = None,
+    override: Overrides = None,
+) -> None:
+    """Copy events, ingest log and registry into a folder, also while the hub runs."""
+    from cluster.backup import backup
+    from cluster.config import HubConfig
+    from configs import load
+
+    hub = load(HubConfig, config, override or [])
+    done = backup(hub.lake, hub.registry_url(), folder)
+    bins_said = "the registry is in PostgreSQL: pg_dump copies it"
+    if done.bins >= 0:
+        bins_said = f"{done.bins} bins"
+    print(f"{folder}: {done.events} events, {done.waiting_events} waiting in the log; {bins_said}")
+
+
+@app.command("restore")
+def hub_restore(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="That 'backup' wrote.")],
+    config: Config = None,
+    override: Overrides = None,
+) -> None:
+    """Put a backup in place of a lake that is not there; then start the hub."""
+    from cluster.backup import restore
+    from cluster.config import HubConfig
+    from configs import load
+
+    hub = load(HubConfig, config, override or [])
+    done = restore(folder, hub.lake, hub.registry_url())
+    print(
+        f"{hub.lake}: {done.events} events of {done.taken_utc}; start it with 'binsight hub serve'"
     )
 
 
@@ -191,6 +247,58 @@ def bins_export(
         places = [found.place for found in registry.bins(Scope(tenant))]
     write_places(path, places)
     print(f"{len(places)} bins written to {path}")
+
+
+@fleet.command("simulate")
+def fleet_simulate(
+    bins: Annotated[int, typer.Option("--bins", min=1, help="Bins.")] = 1000,
+    days: Annotated[int, typer.Option("--days", min=1, help="Days.")] = 7,
+    items: Annotated[float, typer.Option("--items", min=0, help="Items a bin and day.")] = 40.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything.")] = 0,
+    lake: Annotated[Path, typer.Option("--lake", help="A hub in this process writes here.")] = Path(
+        "runs/fleet/lake"
+    ),
+    hub: Annotated[
+        str | None, typer.Option("--hub", metavar="URL", help="Or send to a running hub.")
+    ] = None,
+    token: Annotated[str | None, typer.Option("--token", help="If that hub asks for one.")] = None,
+    register: Annotated[
+        bool, typer.Option(help="Register the bins with districts and coordinates.")
+    ] = True,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="ADDRESS", help="Make the batches as Ray tasks; 'local' starts one."
+        ),
+    ] = None,
+    truth: Annotated[Path, typer.Option("--truth", help="Where the true totals go.")] = Path(
+        "runs/fleet/truth.json"
+    ),
+) -> None:
+    """Send what a whole city throws away to a hub, and keep the true totals.
+
+    With --lake the hub's log, lake and counting run here, by the city's clock, and what was
+    counted is compared with the truth. With --hub all is sent to a running hub at once.
+    """
+    from cluster.simulator.city import Plan
+    from cluster.simulator.fleet import simulate_against, simulate_here
+    from cluster.simulator.run import write_truth
+
+    plan = Plan(bins=bins, days=days, items_a_day=items, seed=seed)
+    started = time.perf_counter()
+    if hub:
+        found = simulate_against(plan, hub, token, ray)
+    else:
+        found = simulate_here(plan, lake, register, ray)
+    seconds = time.perf_counter() - started
+    write_truth(found, truth)
+    print(
+        f"{found.delivered} events in {found.batches} batches ({found.repeated} sent twice, "
+        f"{found.late} late), {int(found.dropped.sum())} dropped by full bins; {seconds:.1f} s"
+    )
+    if not hub:
+        print(f"the hub counted the same, label by label: {lake}")
+    print(f"the truth: {truth}")
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
@@ -24,11 +26,12 @@ _BUSY_S = 10
 _MIGRATION_LOCK = 7_265_409_187
 
 
-def open_database(url: str) -> Engine:
+def open_database(url: str, upgrade: bool = True) -> Engine:
     """Return the database behind a URL, with all tables in their newest form.
 
     Args:
         url: sqlite:///file.sqlite (made if missing) or postgresql://user:word@host/name.
+        upgrade: make them so; otherwise older tables, or none, are an error.
 
     Raises:
         ConfigError: no such kind of database, or its driver is missing.
@@ -42,7 +45,10 @@ def open_database(url: str) -> Engine:
         if where.drivername.startswith("sqlite"):
             event.listen(engine, "connect", _set_up_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
-        _upgrade(engine)
+        if upgrade:
+            _upgrade(engine)
+        else:
+            _must_be_newest(engine)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"registry: {error.name} is missing: pip install 'binsight[postgres]'"
@@ -66,6 +72,13 @@ def writing(engine: Engine) -> Iterator[Session]:
         connection = connection.execution_options(writes=True)
         with Session(connection) as session, session.begin():
             yield session
+
+
+def copy_sqlite(engine: Engine, path: Path) -> None:
+    """Copy a SQLite database into a new file, also one that somebody writes."""
+    with _mapped(engine), engine.connect() as connection:
+        # By the driver's own cursor: SQLite wants it outside of a transaction.
+        connection.connection.cursor().execute("VACUUM INTO ?", (str(path),))
 
 
 def _with_driver(url: str) -> URL:
@@ -112,6 +125,14 @@ def _begin_sqlite(connection: Any) -> None:  # noqa: ANN401
     # begins as one.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _must_be_newest(engine: Engine) -> None:
+    newest = ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    if found != newest:
+        raise CommandError(f"its tables are of version {found}, not {newest}; start the hub once")
 
 
 def _upgrade(engine: Engine) -> None:

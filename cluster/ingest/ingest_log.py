@@ -173,3 +173,46 @@ class IngestLog:
                 raise StorageError(
                     f"{self._path}: the ingest log cannot be {what} ({error})"
                 ) from error
+
+
+def copy_log(source: Path, to: Path) -> int:
+    """Copy a log, also one that a hub writes, and return how many events wait in the copy.
+
+    Raises:
+        StorageError: it cannot be read or written.
+    """
+    try:
+        db = apsw.Connection(str(source), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            db.set_busy_timeout(10_000)
+            db.execute("VACUUM INTO ?", (str(to),)).fetchall()
+        finally:
+            db.close()
+        copy = apsw.Connection(str(to), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            [(events,)] = copy.execute(_WAITING)
+        finally:
+            copy.close()
+    except apsw.Error as error:
+        raise StorageError(f"{source}: the ingest log cannot be copied ({error})") from error
+    return int(str(events))
+
+
+def look_into_log(path: Path) -> tuple[int, int]:
+    """Return how many events wait in a log, and how many entries are damaged; changes nothing.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            db.set_busy_timeout(10_000)
+            [(waiting, damaged)] = db.execute(
+                f"SELECT ({_WAITING}), (SELECT count(*) FROM damaged)"  # noqa: S608
+            )
+        finally:
+            db.close()
+    except apsw.Error as error:
+        raise StorageError(f"{path}: the ingest log cannot be read ({error})") from error
+    return int(str(waiting)), int(str(damaged))

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from sqlalchemy import Engine, Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from cluster.db.engine import open_database, reading, writing
+from cluster.db.engine import copy_sqlite, open_database, reading, writing
 from cluster.db.tables import (
     BinRow,
     ChangeRow,
@@ -39,13 +40,14 @@ class Registry:
 
     Args:
         url: see `open_database`.
+        upgrade: bring its tables up to date; see there.
 
     Raises:
         ConfigError, StorageError: see `open_database`.
     """
 
-    def __init__(self, url: str) -> None:
-        self._engine: Engine = open_database(url)
+    def __init__(self, url: str, upgrade: bool = True) -> None:
+        self._engine: Engine = open_database(url, upgrade)
 
     def close(self) -> None:
         """Close all connections."""
@@ -292,6 +294,17 @@ class Registry:
         with reading(self._engine) as session:
             rows = session.scalars(select(ModelSeenRow).where(ModelSeenRow.bin_id == bin_id))
             return {row.model_digest: row.first_utc_ms for row in rows}
+
+    def copy_to(self, path: Path) -> int:
+        """Copy a SQLite registry into a new file, and return how many bins it has.
+
+        Raises:
+            StorageError: it cannot be read or written.
+        """
+        with reading(self._engine) as session:
+            bins = session.scalar(select(func.count()).select_from(BinRow))
+        copy_sqlite(self._engine, path)
+        return bins or 0
 
     def placements(self, scope: Scope) -> list[tuple[str, int, int | None, Place]]:
         """Return where bins stood: (bin, from, to or None, place), ms UTC, by bin and time."""

@@ -1,0 +1,1 @@
+"""A fleet to try a hub with: a city whose true totals are known."""
