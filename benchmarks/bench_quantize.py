@@ -40,7 +40,7 @@ def measure() -> Iterator[dict[str, Any]]:
     _, _, config = load_trained(RUN)
     train, val = open_training_data(config.data, config.seed, RUN / "images")
     for scheme in SCHEMES:
-        graph = quantized_graph(bundle, manifest, train, scheme)
+        graph = quantized_graph(bundle, manifest.tensors, manifest.preprocess, train, scheme)
         for optimised in (True, False) if scheme in SCHEMES[:2] else (True,):
             session = open_session(graph, 2, exact=not optimised)
             loss = compare(open_session(data, 2), session, manifest, val)

@@ -34,6 +34,7 @@ def serve(config: HubConfig) -> None:
             f"host, port: {config.host}:{config.port} cannot be bound ({error.strerror}); "
             "choose others with --set port=... or host=..."
         ) from error
+    listener.listen()  # whoever reads the address may connect at once
     host, port = listener.getsockname()
     closed = config.token is not None or config.require_signatures
     if not closed and not host.startswith("127."):

@@ -22,13 +22,11 @@ from training.config import DataConfig, ModelConfig, RecipeConfig, TrainConfig
 from training.data import Images, open_training_data, set_name
 from training.evaluate import open_session, run_graph
 from training.export import export
-from training.interpolate import SHARE, embeddings, fit_head, move_back
+from training.interpolate import between_the_places
 from training.progress import Progress, on_terminal
 from training.quantize import quantize
 from training.recipes.finetune import finetune
-from training.runs import Run, load_trained
 from training.stamp import refit
-from training.warmstart import first_weights
 from vision import metrics
 from vision.bundle import bundle_digest, read_bundle, read_manifest
 from vision.datasets import Dataset, Sample, read_label_map
@@ -43,10 +41,6 @@ MAX_FORGOTTEN = 0.015
 FEW_IMAGES = 2
 # The bundle's name until it is accepted.
 CANDIDATE = "candidate-int8.onnx"
-# What the place counts for when the head is fitted; the rehearsal has the rest.
-HEAD_OF_SITE = 0.35
-# Key of a checkpoint whose network has been moved back.
-MOVED_BACK = "moved_back"
 # Images that a network is shown in all, half of them of the place: what two old cores train on in
 # ten minutes.
 IMAGES_SHOWN = 4000
@@ -139,7 +133,7 @@ def adapt(config: TrainConfig) -> Adaptation:
     out = config.out
     train, val = open_training_data(config.data, config.seed, out / "images")
     finetune(config)
-    _between_the_places(config, train)
+    between_the_places(config, train)
     float_path = out / "float.onnx"
     candidate = out / CANDIDATE
     export(out, float_path, progress=on_terminal("exporting"))
@@ -153,30 +147,6 @@ def adapt(config: TrainConfig) -> Adaptation:
     document = {"from": str(bundle), "changes": [asdict(c) for c in changes]}
     write_atomically(out / "adaptation.json", json.dumps(document, indent=1).encode())
     return accept(Adaptation(candidate, manifest, changes))
-
-
-def _between_the_places(config: TrainConfig, train: Dataset) -> None:
-    """Move the trained network part of the way back, and fit its head to place and rehearsal.
-
-    Once: a stopped adaptation that goes on finds it done.
-    """
-    run = Run(config.out)
-    state = run.checkpoint()
-    if state is None or MOVED_BACK in state:
-        return
-    images = Images(train.samples)
-    tuned, labels, _ = load_trained(config.out)
-    move_back(first_weights(config.model, labels, images, len(train.samples)), tuned)
-    targets_n = np.array([labels.index(s.label) for s in train.samples])
-    of_site = np.array([train.set_of(s) for s in train.samples]) == set_name(
-        config.data.root or Path()
-    )
-    share = np.where(of_site, HEAD_OF_SITE, 1 - HEAD_OF_SITE)
-    weights_n = share / np.where(of_site, of_site.sum(), (~of_site).sum())
-    spec = config.model.bundle_preprocess()
-    found = embeddings(tuned, train.samples, spec, on_terminal("fitting the head"))
-    fit_head(tuned, found, targets_n, weights_n / weights_n.mean())
-    run.save({**state, "kept": tuned.state_dict(), MOVED_BACK: SHARE})
 
 
 def plan(

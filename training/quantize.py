@@ -39,8 +39,8 @@ from vision.bundle import bundle_digest, read_bundle
 from vision.datasets import Dataset
 from vision.errors import BundleError
 from vision.frames import Pixels
-from vision.manifest import Manifest, Precision
-from vision.preprocess import preprocess
+from vision.manifest import Manifest, Precision, Tensors
+from vision.preprocess import PreprocessSpec, preprocess
 
 CALIBRATION_IMAGES = 128
 
@@ -93,7 +93,7 @@ def quantize(
     data, source = _read_float(bundle, val)
     tensors = source.tensors
     spec = source.preprocess
-    onnx_bytes = quantized_graph(bundle, source, train, Scheme(), progress)
+    onnx_bytes = quantized_graph(bundle, tensors, spec, train, Scheme(), progress)
     exact = open_session(onnx_bytes, threads, exact=True)
     here = open_session(onnx_bytes, threads)
     single = (open_session(data, 1), open_session(onnx_bytes, 1, exact=True))
@@ -127,26 +127,41 @@ def quantize(
 
 
 def quantized_graph(
-    bundle: Path, source: Manifest, train: Dataset, scheme: Scheme, progress: Progress = iter
+    graph: Path,
+    tensors: Tensors,
+    spec: PreprocessSpec,
+    train: Dataset,
+    scheme: Scheme,
+    progress: Progress = iter,
 ) -> bytes:
     """Return the ONNX bytes of the int8 graph.
 
     QDQ, calibrated on images drawn evenly over `train`.
+
+    Args:
+        graph: file of the float graph; a bundle is one.
+        tensors: names of its tensors.
+        spec: of its input.
+        train: calibration images are drawn from it.
+        scheme: how.
+        progress: wraps the images, for a progress bar.
     """
     chosen = np.unique(np.linspace(0, len(train.samples) - 1, CALIBRATION_IMAGES).astype(int))
     samples = tuple(train.samples[i] for i in chosen)
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quantized = Path(folder) / "int8.onnx"
-        quant_pre_process(str(bundle), str(prepared), skip_symbolic_shape=True)
-        options: dict[str, Any] = {"TensorQuantOverrides": _overrides(prepared, source, scheme)}
+        quant_pre_process(str(graph), str(prepared), skip_symbolic_shape=True)
+        options: dict[str, Any] = {
+            "TensorQuantOverrides": _overrides(prepared, tensors, spec, scheme)
+        }
         if scheme.method == "Percentile":
             options["CalibPercentile"] = scheme.percentile
         with redirect_stdout(io.StringIO()):  # the calibrator prints what it does
             quantize_static(
                 str(prepared),
                 str(quantized),
-                _Calibration(Images(samples, 0), source, progress),
+                _Calibration(Images(samples, 0), tensors, spec, progress),
                 quant_format=QuantFormat.QDQ,
                 per_channel=scheme.per_channel,
                 reduce_range=scheme.seven_bits,
@@ -191,7 +206,9 @@ def _normalisation(model: Path) -> list[str]:
     return names
 
 
-def _overrides(model: Path, manifest: Manifest, scheme: Scheme) -> dict[str, list[dict[str, Any]]]:
+def _overrides(
+    model: Path, tensors: Tensors, spec: PreprocessSpec, scheme: Scheme
+) -> dict[str, list[dict[str, Any]]]:
     """Return what onnxruntime's quantiser must not choose by itself, by tensor."""
     graph = onnx.load(str(model)).graph
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
@@ -203,12 +220,12 @@ def _overrides(model: Path, manifest: Manifest, scheme: Scheme) -> dict[str, lis
                     {"quant_type": QuantType.QInt8, "reduce_range": False, "axis": 0}
                 ]
     if convolutions and scheme.activations == "uint8":
-        overrides |= _bytes_as_they_are(model, manifest, convolutions[0].input[0])
+        overrides |= _bytes_as_they_are(model, tensors, spec, convolutions[0].input[0])
     return overrides
 
 
 def _bytes_as_they_are(
-    model: Path, manifest: Manifest, first: str
+    model: Path, tensors: Tensors, spec: PreprocessSpec, first: str
 ) -> dict[str, list[dict[str, Any]]]:
     """Return scale and zero point by which the first convolution reads the camera's bytes as int8.
 
@@ -221,12 +238,9 @@ def _bytes_as_they_are(
     proto = onnx.load(str(model))
     proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(first))
     session = open_session(proto.SerializeToString(), 1)
-    height = manifest.preprocess.height_px
-    width = manifest.preprocess.width_px
-    ends = [np.full((1, height, width, 3), value, np.uint8) for value in (0, 255)]
-    low, high = (
-        np.unique(session.run([first], {manifest.tensors.input: x})[0].round(6)) for x in ends
-    )
+    shape = (1, spec.height_px, spec.width_px, 3)
+    ends = [np.full(shape, value, np.uint8) for value in (0, 255)]
+    low, high = (np.unique(session.run([first], {tensors.input: x})[0].round(6)) for x in ends)
     if len(low) != 1 or len(high) != 1:
         return {}
     scale = float(high[0] - low[0]) / 255
@@ -246,10 +260,11 @@ def _bytes_as_they_are(
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]
     """Feeds preprocessed images to onnxruntime's calibrator."""
 
-    def __init__(self, images: Images, manifest: Manifest, progress: Progress) -> None:
+    def __init__(
+        self, images: Images, tensors: Tensors, spec: PreprocessSpec, progress: Progress
+    ) -> None:
         self._rows: Iterator[dict[str, Pixels]] = iter(
-            {manifest.tensors.input: preprocess(pixels, manifest.preprocess)}
-            for pixels in progress(list(images))
+            {tensors.input: preprocess(pixels, spec)} for pixels in progress(list(images))
         )
 
     def get_next(self) -> dict[str, Pixels] | None:

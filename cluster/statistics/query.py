@@ -12,7 +12,23 @@ from cluster.lake.schema import EVENTS, ITEMS, OUTBOXES
 from cluster.lake.store import Lake
 from vision.errors import ConfigError
 
-GROUPINGS = ("label", "stream", "decision", "bin_id", "hour_utc_ms", "model_digest", "rule_book")
+_HOUR_MS = 3_600_000
+_DAY_MS = 24 * _HOUR_MS
+# Columns that are made of the stored quarters of an hour.
+_TIMES = {
+    "hour_utc_ms": f"quarter_utc_ms // {_HOUR_MS} * {_HOUR_MS}",
+    "day_utc_ms": f"quarter_utc_ms // {_DAY_MS} * {_DAY_MS}",
+}
+GROUPINGS = (
+    "label",
+    "stream",
+    "decision",
+    "bin_id",
+    "quarter_utc_ms",
+    *_TIMES,
+    "model_digest",
+    "rule_book",
+)
 MAX_GROUPINGS = 3
 
 
@@ -118,7 +134,9 @@ def _count_items(files: Sequence[str], by: Sequence[str]) -> pa.Table:
     columns = ", ".join(by)
     if not files:
         return pa.table({name: [] for name in (*by, "items")})
+    asked = ", ".join(f"{_TIMES.get(name, name)} AS {name}" for name in by)
+    groups = ", ".join(_TIMES.get(name, name) for name in by)
     with duckdb.connect() as db:
         source = read(db, files)
-        counts = source.aggregate(f"{columns}, sum(items)::BIGINT AS items", columns)
+        counts = source.aggregate(f"{asked}, sum(items)::BIGINT AS items", groups)
         return counts.order(columns).to_arrow_table()

@@ -22,7 +22,7 @@ from cluster.statistics.query import counted_events
 from vision.errors import StorageError
 
 # To be raised when `aggregate_files` gives other figures for the same files.
-KERNEL_VERSION = 1
+KERNEL_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

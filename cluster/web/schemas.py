@@ -43,7 +43,9 @@ class StatisticsRow(BaseModel):
     stream: str | None = None
     decision: str | None = None
     bin_id: str | None = None
+    quarter_utc_ms: int | None = None
     hour_utc_ms: int | None = None
+    day_utc_ms: int | None = None
     model_digest: str | None = None
     rule_book: str | None = None
     items: int

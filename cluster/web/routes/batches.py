@@ -74,6 +74,8 @@ def _response(reply: door.Reply) -> Response:
     headers = {}
     if reply.retry_after_s:
         headers["Retry-After"] = str(reply.retry_after_s)
+    if reply.status == 413:
+        headers["Connection"] = "close"  # or what is left of the body would be read to its end
     if reply.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(reply.body, reply.status, headers, media_type="application/json")

@@ -17,7 +17,15 @@ from cluster.config import HubConfig
 from cluster.ingest.event_time import date_batch
 from cluster.lake.schema import ITEMS, OUTBOXES, events_table
 from cluster.lake.store import Lake
-from cluster.statistics.aggregate import HISTOGRAM, KEYS, Statistics, aggregate_files
+from cluster.statistics.aggregate import (
+    CONFIDENCES,
+    KEYS,
+    LATENCIES,
+    QUARTER_MS,
+    SUMS,
+    Statistics,
+    aggregate_files,
+)
 from cluster.statistics.completeness import completeness
 from cluster.statistics.query import counted_events, duplicates, labels_in_order, query
 from vision.errors import ConfigError, StorageError
@@ -34,7 +42,7 @@ def _added_up(parts: list[Statistics]) -> tuple[Counter[Any], dict[str, tuple[in
     for part in parts:
         for row in part.items.to_pylist():
             key = tuple(row[name] for name in KEYS)
-            counts.update({(key, name): row[name] for name in ("items", *HISTOGRAM) if row[name]})
+            counts.update({(key, name): row[name] for name in SUMS if row[name]})
         for row in part.outboxes.to_pylist():
             events, last, dropped = outboxes.get(row["outbox_id"], (0, 0, 0))
             outboxes[row["outbox_id"]] = (
@@ -79,7 +87,33 @@ def test_counts_do_not_depend_on_how_events_are_parted_or_ordered(
     assert (again.items, again.outboxes) == (whole.items, whole.outboxes)
     counted = whole.items.to_pylist()
     assert sum(row["items"] for row in counted) == len(rows)
-    assert all(sum(row[name] for name in HISTOGRAM) == row["items"] for row in counted)
+    for histogram in (CONFIDENCES, LATENCIES):
+        assert all(sum(row[name] for name in histogram) == row["items"] for row in counted)
+
+
+def test_a_row_is_of_a_quarter_of_an_hour_and_its_sums_are_whole(
+    tmp_path: Path, make_event: Make
+) -> None:
+    times = (0, QUARTER_MS - 1, QUARTER_MS, 4 * QUARTER_MS)
+    figures = ((0.4, 0.25), (1.0, 0.5), (1.9, 0.25), (40_000.0, 1000.0004))
+    start = 1_790_000_100_000 // HOUR * HOUR
+    events = tuple(
+        (n, make_event(wall_utc_ms=start + t, total_ms=ms, energy_mj=mj))
+        for n, (t, (ms, mj)) in enumerate(zip(times, figures, strict=True), 1)
+    )
+    batch = date_batch(Batch("o", "b", 0, events), start + 5 * HOUR)
+    path = tmp_path / "e.parquet"
+    pq.write_table(events_table([batch], start + 5 * HOUR), path)
+    rows = aggregate_files([str(path)]).items.to_pylist()
+    assert [
+        (
+            (r["quarter_utc_ms"] - start) // QUARTER_MS,
+            r["items"],
+            r["energy_uj"],
+            [k for k, name in enumerate(LATENCIES) for _ in range(r[name])],
+        )
+        for r in rows
+    ] == [(0, 2, 750, [0, 1]), (1, 1, 250, [1]), (4, 1, 1_000_000, [15])]
 
 
 @pytest.fixture
@@ -117,6 +151,10 @@ def test_statistics_hold_every_event_once_and_count_what_is_missing(
         ("bin-2", 1, 1, 0, 0),
     ]
     hours = {r["hour_utc_ms"] for r in query(lake, ["hour_utc_ms"]).to_pylist()}
+    days = query(lake, ["day_utc_ms"]).to_pylist()
+    assert sum(r["items"] for r in days) == 10
+    assert all(r["day_utc_ms"] % (24 * HOUR) == 0 for r in days)
+    assert all(hour % HOUR == 0 for hour in hours)
     assert 0 not in hours  # an event of a bin without a clock is dated by its arrival
     assert counted_events(lake) == lake.event_count() == 10
     assert duplicates(lake) == 0
