@@ -282,12 +282,17 @@ class Registry:
 
     def saw_models(self, seen: Iterable[tuple[str, str]], now_utc_ms: int) -> None:
         """Note bundles that bins decided by, (bin, digest); known ones keep their first time."""
-        with writing(self._engine) as session:
-            for bin_id, digest in seen:
-                if session.get(ModelSeenRow, (bin_id, digest)) is None:
-                    session.add(
-                        ModelSeenRow(bin_id=bin_id, model_digest=digest, first_utc_ms=now_utc_ms)
-                    )
+        with reading(self._engine) as session:
+            pairs = session.execute(select(ModelSeenRow.bin_id, ModelSeenRow.model_digest))
+            known = {(bin_id, digest) for bin_id, digest in pairs}
+        new = [
+            ModelSeenRow(bin_id=bin_id, model_digest=digest, first_utc_ms=now_utc_ms)
+            for bin_id, digest in dict.fromkeys(seen)
+            if (bin_id, digest) not in known
+        ]
+        if new:
+            with writing(self._engine) as session:
+                session.add_all(new)
 
     def models(self, bin_id: str) -> dict[str, int]:
         """Return the bundles that a bin was seen with, and since when (ms UTC)."""

@@ -35,8 +35,10 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
         waiting_events=config.waiting_events,
     )
     ingest = Ingest(lake, now_utc_ms, limits)
-    schedule = Schedule(Lake(config.lake), ingest, config.aggregate_interval_s)
     registry = Registry(config.registry_url())
+    schedule = Schedule(
+        Lake(config.lake), ingest, registry, now_utc_ms, config.aggregate_interval_s
+    )
     access = Access(registry, now_utc_ms, config.token, config.require_signatures)
     hub = Hub(lake, ingest, access, Door(ingest, access), now_utc_ms, schedule)
 

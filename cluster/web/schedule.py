@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from cluster.ingest.commit import Ingest
 from cluster.lake.store import Lake
-from cluster.statistics.query import counted_events
+from cluster.registry.store import Registry
+from cluster.statistics.query import counted_events, query
 from cluster.statistics.refresh import refresh
 
 log = logging.getLogger(__name__)
@@ -19,15 +21,26 @@ class Schedule:
     Args:
         lake: whose; an object of its own, for it is used in a thread.
         ingest: whose log is moved to the lake before.
+        registry: notes which bundle each bin was seen to decide by.
+        now_utc_ms: the hub's clock.
         interval_s: between two runs.
 
     Attributes:
         problem: "", or why the last run failed.
     """
 
-    def __init__(self, lake: Lake, ingest: Ingest, interval_s: float) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        ingest: Ingest,
+        registry: Registry,
+        now_utc_ms: Callable[[], int],
+        interval_s: float,
+    ) -> None:
         self._lake = lake
         self._ingest = ingest
+        self._registry = registry
+        self._now_utc_ms = now_utc_ms
         self._interval_s = interval_s
         self.problem = ""
 
@@ -53,4 +66,7 @@ class Schedule:
         if events == counted_events(self._lake):
             return False
         refresh(self._lake, "local")
+        seen = query(self._lake, ["bin_id", "model_digest"]).to_pylist()
+        pairs = [(row["bin_id"], row["model_digest"]) for row in seen]
+        self._registry.saw_models(pairs, self._now_utc_ms())
         return True

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EDGE_MAX_MB = 400
+EDGE_MAX_MB = 420
 # Importing the bin may take this many times as long as importing its libraries.
 EDGE_IMPORT_MAX_TIMES = 2.0
 

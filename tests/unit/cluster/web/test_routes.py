@@ -230,6 +230,7 @@ def test_the_hub_counts_new_events_by_itself_and_says_when_it_cannot(
             body = encode_batch(Batch("o1", "bin-1", 0, ((n, make_event()),)))
             assert client.post("/v1/batches", content=body).status_code == 200
             _wait(lambda n=n: client.get("/v1/overview").json()["items"] == n)
+        _wait(lambda: list(client.app.state.hub.access.registry.models("bin-1")) == ["m" * 64])  # type: ignore[attr-defined]
         with monkeypatch.context() as broken:
             broken.setattr("cluster.web.schedule.Schedule.refresh", lambda _: 1 / 0)
             _wait(lambda: client.get("/v1/health").status_code == 503)
