@@ -18,6 +18,7 @@ from pathlib import Path
 from cluster.ingest.commit import LOG_NAME
 from cluster.ingest.ingest_log import copy_log
 from cluster.lake.copy import copy_table
+from cluster.lake.durable import sync_all
 from cluster.lake.schema import EVENTS
 from cluster.lake.store import Lake
 from cluster.registry.store import Registry
@@ -76,6 +77,7 @@ def backup(lake: Path, registry_url: str, to: Path) -> Backup:
             bins=bins,
             taken_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        sync_all()
         write_atomically(to / MANIFEST_NAME, json.dumps(asdict(done), indent=1).encode())
     except OSError as error:
         raise StorageError(f"{to}: the copy is not whole ({error}); remove it") from error
@@ -103,8 +105,11 @@ def restore(source: Path, lake: Path, registry_url: str) -> Backup:
         raise ConfigError(f"{source}: no whole copy ({MANIFEST_NAME}: {error})") from error
     _must_be_empty(lake, "lake")
     registry = Path(registry_url.removeprefix("sqlite:///"))
-    if registry_url.startswith("sqlite") and registry.exists():
-        raise ConfigError(f"registry: {registry} is there already; move it aside")
+    beside = [registry, *(registry.with_name(f"{registry.name}{end}") for end in ("-wal", "-shm"))]
+    there = [path for path in beside if path.exists()]
+    if registry_url.startswith("sqlite") and there:
+        names = ", ".join(path.name for path in there)
+        raise ConfigError(f"registry: {names} in {registry.parent} is there already; move it aside")
     try:
         shutil.copytree(
             source, lake, dirs_exist_ok=True, ignore=lambda *_: {MANIFEST_NAME, REGISTRY_NAME}
@@ -112,6 +117,7 @@ def restore(source: Path, lake: Path, registry_url: str) -> Backup:
         if registry_url.startswith("sqlite") and (source / REGISTRY_NAME).exists():
             registry.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source / REGISTRY_NAME, registry)
+        sync_all()
     except (OSError, shutil.Error) as error:
         raise StorageError(f"{lake}: what is there is not whole ({error}); remove it") from error
     events = Lake(lake).event_count() if known.events else 0

@@ -5,6 +5,7 @@ A running hub is asked at its own address; what lies on the disk is looked at be
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -113,9 +114,7 @@ def _room(config: HubConfig) -> Finding:
 
 
 def _hub(config: HubConfig) -> Finding:
-    lake = Lake(config.lake)
-    if lake.try_claim():
-        lake.release()
+    if not Lake(config.lake).is_claimed():
         return Finding("hub", "warn", "no hub runs on this lake: binsight hub serve")
     if not config.port:
         return Finding("hub", "ok", "a hub runs on this lake; port 0 does not say where")
@@ -123,16 +122,24 @@ def _hub(config: HubConfig) -> Finding:
     url = f"http://{host}:{config.port}/v1/health"
     try:
         with urllib.request.urlopen(url, timeout=_ANSWER_S) as answer:
-            health = json.loads(answer.read())
+            events = json.loads(answer.read())["ingest"]["events"]
     except urllib.error.HTTPError as error:
-        problems = json.loads(error.read()).get("problems", [])
-        return Finding("hub", "bad", "; ".join(problems) or f"{url} answers {error.code}")
-    except (OSError, ValueError) as error:
+        return Finding("hub", "bad", _problems(error) or f"{url} answers {error.code}")
+    except (KeyError, TypeError):
+        return Finding("hub", "bad", f"what answers at {url} is no binsight hub")
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return Finding(
             "hub", "bad", f"a hub runs on this lake, but {url} does not answer ({error})"
         )
-    events = health["ingest"]["events"]
     return Finding("hub", "ok", f"{url}: {events} events since its start")
+
+
+def _problems(error: urllib.error.HTTPError) -> str:
+    """Return what a hub says is wrong with it, "" where something else answers."""
+    try:
+        return "; ".join(map(str, json.loads(error.read())["problems"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _log(config: HubConfig) -> Finding:

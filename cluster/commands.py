@@ -144,7 +144,9 @@ def bins_add(
     latitude: Annotated[float | None, typer.Option("--latitude", help="Of the site.")] = None,
     longitude: Annotated[float | None, typer.Option("--longitude", help="Of the site.")] = None,
     capacity_l: Annotated[float | None, typer.Option("--capacity-l", help="Litres.")] = None,
-    hours: Annotated[float, typer.Option("--hours", help="How long the code is good.")] = 168,
+    hours: Annotated[
+        float, typer.Option("--hours", min=0.1, max=8760, help="How long the code is good.")
+    ] = 168,
     config: Config = None,
     override: Overrides = None,
 ) -> None:
@@ -194,7 +196,7 @@ def bins_list(
 
     with _registry(config, override) as registry:
         found = registry.bins(Scope(tenant, district))
-    rows = [("bin", "tenant", "district", "time zone", "site", "keys")]
+    rows = [("bin", "tenant", "district", "time zone", "site", "keys", "ids of keys in use")]
     rows += [
         (
             b.place.bin_id,
@@ -203,6 +205,7 @@ def bins_list(
             b.place.time_zone,
             b.place.site,
             b.keys_said(),
+            " ".join(b.keys),
         )
         for b in found
     ]

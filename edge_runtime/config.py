@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag
 
 from configs import CONFIG_FOLDER, Name, StrictModel, Token, Topic, by_kind, kind_or
+from vision.enrolment import MAX_CODE_CHARACTERS
 
 # Two forms of one model: which of them runs, each board finds out by itself
 # (edge_runtime/choose.py).
@@ -247,7 +248,7 @@ class _UplinkConfig(StrictModel):
     """
 
     token: Token | None = None
-    enrolment_code: Token | None = None
+    enrolment_code: Token | None = Field(default=None, max_length=MAX_CODE_CHARACTERS)
     ca: Path | None = None
     batch_events: int = Field(default=100, ge=1, le=10_000)
     interval_s: float = Field(default=1.0, gt=0)

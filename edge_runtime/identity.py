@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from vision.enrolment import encode_key_request
+from vision.enrolment import encode_key_request, plain_code
 from vision.errors import StorageError
 from vision.files import write_atomically
 from vision.signature import Subject, key_id_of, sign
@@ -65,9 +65,15 @@ class Identity:
         return not code or self._code == _digest(code)
 
     def sign(
-        self, method: str, path: str, body: bytes, subject: Subject, created_s: int
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        subject: Subject,
+        created_s: int,
+        offered: bool = False,
     ) -> dict[str, str]:
-        """Return the fields of a request that is signed with the key that the hub knows.
+        """Return the fields of a request, signed with the key that the hub knows.
 
         Args:
             method: see `vision.signature.sign`, as for all of them.
@@ -75,12 +81,13 @@ class Identity:
             body: as sent.
             subject: what it is about.
             created_s: now, in seconds since 1970.
+            offered: with the key that was offered, instead.
 
         Raises:
-            StorageError: the bin is not enrolled.
+            StorageError: there is no such key.
         """
         with self._lock:
-            key = self._key
+            key = self._next if offered else self._key
         if key is None:
             raise StorageError(f"{self._path}: the bin has no key")
         key_id = key_id_of(_public(key))
@@ -97,30 +104,35 @@ class Identity:
         """
         with self._lock:
             if self._next is None:
-                self._next = Ed25519PrivateKey.generate()
-                try:
-                    self._write()
-                except OSError as error:
-                    self._next = None
-                    raise StorageError(
-                        f"{self._path}: the bin's key cannot be kept ({error.strerror})"
-                    ) from error
+                new = Ed25519PrivateKey.generate()
+                self._write(self._key, new, self._code)
+                self._next = new
             return encode_key_request(self._bin_id, _public(self._next), self._next.sign, code)
 
     def taken(self, code: str = "") -> None:
-        """Use the offered key from now on: the hub has taken it."""
+        """Use the offered key from now on: the hub has taken it.
+
+        Raises:
+            StorageError: it cannot be noted; the key is offered again, and a hub answers that
+                alike.
+        """
         with self._lock:
             if self._next is not None:
+                noted = _digest(code) if code else self._code
+                self._write(self._next, None, noted)
                 self._key = self._next
                 self._next = None
-                self._code = _digest(code) if code else self._code
-                self._write()
+                self._code = noted
 
     def refused(self) -> None:
-        """Forget the offered key: the hub has refused it."""
+        """Forget the offered key: the hub has refused it.
+
+        Raises:
+            StorageError: it cannot be noted, and is not forgotten.
+        """
         with self._lock:
+            self._write(self._key, None, self._code)
             self._next = None
-            self._write()
 
     def _read(self) -> None:
         try:
@@ -134,9 +146,17 @@ class Identity:
                 "the bin a new code (uplink.enrolment_code)"
             ) from error
 
-    def _write(self) -> None:
-        document = {"key": _text(self._key), "next": _text(self._next), "code": self._code}
-        write_atomically(self._path, json.dumps(document).encode(), 0o600)
+    def _write(
+        self, key: Ed25519PrivateKey | None, offered: Ed25519PrivateKey | None, code: str
+    ) -> None:
+        """Write the file; memory is changed only after it."""
+        document = {"key": _text(key), "next": _text(offered), "code": code}
+        try:
+            write_atomically(self._path, json.dumps(document).encode(), 0o600)
+        except OSError as error:
+            raise StorageError(
+                f"{self._path}: the bin's key cannot be kept ({error.strerror})"
+            ) from error
 
 
 def _public(key: Ed25519PrivateKey) -> bytes:
@@ -154,4 +174,4 @@ def _private(text: object) -> Ed25519PrivateKey | None:
 
 
 def _digest(code: str) -> str:
-    return hashlib.sha256(code.encode()).hexdigest()
+    return hashlib.sha256(plain_code(code).encode()).hexdigest()

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vision.errors import WireError
+from vision.events import storable
 from vision.signature import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
 
 KEY_REQUEST_SCHEMA = "binsight.key-request/1"
 KEY_RECEIPT_SCHEMA = "binsight.key-receipt/1"
 MAX_KEY_REQUEST_BYTES = 4096
+MAX_CODE_CHARACTERS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,14 @@ def decode_key_request(body: bytes) -> KeyRequest:
             raise WireError(f"key request schema is {document['schema']!r}")
         bin_id = document["bin_id"]
         code = document["code"]
-        if not all(isinstance(text, str) and len(text) <= 128 for text in (bin_id, code)):
-            raise WireError("a key request's bin_id and code are texts of up to 128 characters")
+        if not all(
+            isinstance(text, str) and len(text) <= MAX_CODE_CHARACTERS and storable(text)
+            for text in (bin_id, code)
+        ):
+            raise WireError(
+                f"a key request's bin_id and code are texts of up to {MAX_CODE_CHARACTERS} "
+                "characters"
+            )
         return KeyRequest(
             bin_id,
             _raw(document["public_key"], PUBLIC_KEY_BYTES),
@@ -86,6 +94,11 @@ def decode_key_request(body: bytes) -> KeyRequest:
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WireError(f"not a key request ({error!r})") from error
+
+
+def plain_code(code: str) -> str:
+    """Return a one-time code as it is compared: without dashes and spaces, in capitals."""
+    return code.strip().replace("-", "").replace(" ", "").upper()
 
 
 def encode_key_receipt(key_id: str) -> bytes:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import hmac
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -147,7 +146,7 @@ def read_signature(method: str, path: str, body: bytes, fields: Mapping[str, str
             f"signature: {SIGNATURE_INPUT}, {SIGNATURE}, {NUMBERS} or {OUTBOX} is not of the form "
             "that a bin sends"
         )
-    if not hmac.compare_digest(digest, content_digest(body)):
+    if digest != content_digest(body):  # no secret
         raise WireError(f"signature: {CONTENT_DIGEST} is of another body")
     try:
         raw = base64.b64decode(value[1], validate=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,10 @@ def copy_sqlite(engine: Engine, path: Path) -> None:
     """Copy a SQLite database into a new file, also one that somebody writes."""
     with _mapped(engine), engine.connect() as connection:
         # By the driver's own cursor: SQLite wants it outside of a transaction.
-        connection.connection.cursor().execute("VACUUM INTO ?", (str(path),))
+        try:
+            connection.connection.cursor().execute("VACUUM INTO ?", (str(path),))
+        except sqlite3.Error as error:
+            raise StorageError(f"the registry cannot be copied to {path} ({error})") from error
 
 
 def _with_driver(url: str) -> URL:

@@ -13,18 +13,24 @@ import hmac
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
 
 from cluster.registry.keys import verify
 from cluster.registry.model import Principal
 from cluster.registry.store import Registry
 from vision.enrolment import KeyRequest, proof_text
-from vision.errors import AccessError, IdentityError, StorageError, WireError
+from vision.errors import AccessError, BusyError, IdentityError, StorageError, WireError
 from vision.events import Batch
 from vision.signature import Signed, Subject, key_id_of, read_signature
 from vision.wire import bearer
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+# Questions to a registry that is slow; beyond it: 429.
+_WAITING_AT_MOST = 64
 # A revoked key is refused after this time at the latest.
 _REFRESH_S = 1.0
 
@@ -55,6 +61,8 @@ class Access:
         self._now_utc_ms = now_utc_ms
         self._token = token
         self._require_signatures = require_signatures
+        self._thread = ThreadPoolExecutor(1, "registry")
+        self._asking = 0
         self._change = -1
         self._principals: Mapping[str, tuple[Principal, bytes]] = {}
         self._with_keys: frozenset[str] = frozenset()
@@ -87,7 +95,7 @@ class Access:
         while True:
             await asyncio.sleep(_REFRESH_S)
             try:
-                await asyncio.to_thread(self.refresh)
+                await self._apart(self.refresh)
                 self.problem = ""
             except StorageError as error:
                 if not self.problem:
@@ -144,17 +152,23 @@ class Access:
         if subject != Subject(batch.outbox_id, min(numbers), max(numbers)):
             raise AccessError("the signature is about another outbox or other numbers")
 
-    def settle(self, principal: Principal) -> None:
-        """End the other keys of a bin that has used its newest one; for a thread of its own."""
-        self.registry.settle_key(principal, self._now_utc_ms())
-        self.refresh()
+    async def settle(self, principal: Principal) -> None:
+        """End the other keys of a bin that has used its newest one.
+
+        Its events are durable: a registry that fails is no reason to refuse them.
+        """
+        try:
+            await self._apart(lambda: self.registry.settle_key(principal, self._now_utc_ms()))
+            await self._apart(self.refresh)
+        except StorageError:
+            log.exception("registry: the earlier keys of %s stay", principal.bin_id)
 
     def is_settled(self, principal: Principal) -> bool:
         """Return whether `settle` has nothing to do: this is no new key beside an earlier one."""
         return self._newest.get(principal.bin_id) != principal.key_id
 
-    def take_key(self, request: KeyRequest, principal: Principal | None) -> str:
-        """Register a bin's new key and return its id; for a thread of its own.
+    async def take_key(self, request: KeyRequest, principal: Principal | None) -> str:
+        """Register a bin's new key and return its id.
 
         Args:
             request: of the bin.
@@ -175,13 +189,35 @@ class Access:
         if not verify(proof, request.public_key):
             raise IdentityError("the proof is not the new key's")
         now = self._now_utc_ms()
+        register: Callable[[], str]
         if request.code:
-            key_id = self.registry.enrol(request.code, request.bin_id, request.public_key, now)
+            register = partial(
+                self.registry.enrol, request.code, request.bin_id, request.public_key, now
+            )
         elif principal is None:
             raise IdentityError("a new key needs a one-time code, or a signature with the last one")
         elif principal.bin_id != request.bin_id:
             raise AccessError(f"key {principal.key_id} is not one of bin {request.bin_id}")
         else:
-            key_id = self.registry.add_key(principal, request.public_key, now)
-        self.refresh()
+            register = partial(self.registry.add_key, principal, request.public_key, now)
+        key_id = await self._apart(register)
+        await self._apart(self.refresh)
         return key_id
+
+    async def _apart(self, ask: Callable[[], T]) -> T:
+        """Ask the registry in a thread of its own: a slow one must not keep events from the disk.
+
+        Raises:
+            BusyError: too many wait for it.
+        """
+        if self._asking >= _WAITING_AT_MOST:
+            raise BusyError("too much waits for the registry; ask later")
+        self._asking += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, ask)
+        finally:
+            self._asking -= 1
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(cancel_futures=True)

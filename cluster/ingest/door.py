@@ -6,7 +6,6 @@ Each error has its answer here, and nowhere else: what an answer means to a bin 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from collections.abc import Mapping
@@ -109,7 +108,7 @@ class Door:
         if principal is not None:
             if not self._access.is_settled(principal):
                 # This is the new key that was asked for.
-                await asyncio.to_thread(self._access.settle, principal)
+                await self._access.settle(principal)
             elif principal.renew_key:
                 receipt = replace(receipt, renew_key=True)
         return encode_receipt(receipt)
@@ -121,7 +120,7 @@ class Door:
             principal, _ = self._access.identify(
                 request.method, KEYS_PATH, request.body, request.fields
             )
-        return await asyncio.to_thread(self._access.take_key, asked, principal)
+        return await self._access.take_key(asked, principal)
 
 
 def too_large(most: int) -> Reply:

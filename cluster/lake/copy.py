@@ -9,7 +9,6 @@ from urllib.parse import unquote, urlsplit
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from cluster.lake.durable import sync_all
 from vision.errors import StorageError
 
 # Log entries that a checkpoint has replaced may go while they are copied.
@@ -44,7 +43,6 @@ def copy_table(source: Path, to: Path) -> None:
         relative = Path(unquote(urlsplit(uri).path)).relative_to(to.resolve())
         (to / relative).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source / relative, to / relative)
-    sync_all()
 
 
 def _copy_log(source: Path, to: Path) -> None:

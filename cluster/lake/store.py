@@ -11,6 +11,7 @@ the years: the table is kept open, small files are compacted, and old ones and o
 from __future__ import annotations
 
 import fcntl
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,11 +29,12 @@ from deltalake import (
 )
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from cluster.lake.durable import sync_all, sync_commit
+from cluster.lake.durable import drop_torn_commits, sync_all, sync_commit
 from cluster.lake.schema import EVENTS
 from vision.errors import StorageError
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 # Small files are compacted after so many commits, those of an earlier process counted.
 COMPACT_EVERY_COMMITS = 32
@@ -45,6 +47,7 @@ CLEAN_EVERY_VERSIONS = 32
 # Another process may have the lake for moments: a hub that stops, an aggregation that moves what a
 # stopped hub left.
 CLAIM_WAIT_S = 3.0
+_LOCK_NAME = ".hub.lock"
 # Columns that part a statistics table.
 PART_COLUMNS = ("arrival_date", "part")
 # Names of Delta's own table properties.
@@ -109,7 +112,12 @@ class Lake:
 
     def try_claim(self) -> bool:
         """Claim the lake if no other hub has it, and return whether it worked."""
-        claim = (self.folder / ".hub.lock").open("w")
+        try:
+            claim = (self.folder / _LOCK_NAME).open("w")
+        except OSError as error:
+            raise StorageError(
+                f"{self.folder / _LOCK_NAME}: cannot be opened ({error.strerror})"
+            ) from error
         try:
             fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -117,6 +125,23 @@ class Lake:
             return False
         self._claim = claim
         return True
+
+    def is_claimed(self) -> bool:
+        """Return whether a hub has the lake; changes nothing.
+
+        Raises:
+            StorageError: it cannot be found out.
+        """
+        try:
+            with (self.folder / _LOCK_NAME).open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            raise StorageError(f"{self.folder / _LOCK_NAME}: {error.strerror}") from error
+        return False
 
     def release(self) -> None:
         """Let another hub claim the lake."""
@@ -131,6 +156,7 @@ class Lake:
         """
         if not self._settled:
             sync_all()
+            self._mapped(EVENTS, "cannot be settled", self._drop_torn)
         table = self._open_events()
         self._settled = True
         return int((table.transaction_version(log_id) if table else None) or 0)
@@ -233,6 +259,13 @@ class Lake:
         for uri in self.files(EVENTS):
             groups.setdefault(Path(uri).parent.name.partition("=")[2], []).append(uri)
         return groups
+
+    def _drop_torn(self) -> None:
+        if torn := drop_torn_commits(self.folder / EVENTS):
+            log.warning(
+                "lake: commits %s were cut off half-way; their events come again from the log",
+                ", ".join(map(str, torn)),
+            )
 
     def _open_events(self) -> DeltaTable | None:
         """Return the events, kept open; what is left to compact of the newest date is counted."""

@@ -142,7 +142,7 @@ def _place(row: Mapping[str, Any]) -> Place:
         else:
             try:
                 values[name] = float(value)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise ConfigError(
                     f"bin {row.get('bin_id')!r}, column {name}: {value!r} is no number (a dot for "
                     "the decimals)"

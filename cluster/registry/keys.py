@@ -9,6 +9,7 @@ import secrets
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from vision.enrolment import plain_code
 from vision.errors import WireError
 from vision.signature import PUBLIC_KEY_BYTES, Signed
 
@@ -24,8 +25,7 @@ def new_code() -> str:
 
 def code_digest(code: str) -> str:
     """Return what is kept of a code: SHA-256 of it without its dashes, in capitals."""
-    plain = code.strip().replace("-", "").replace(" ", "").upper()
-    return hashlib.sha256(plain.encode()).hexdigest()
+    return hashlib.sha256(plain_code(code).encode()).hexdigest()
 
 
 def check_public_key(raw: bytes) -> None:

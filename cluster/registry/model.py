@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class BinState:
         added_utc_ms: when it was registered.
         keys: ids of those in use.
         revoked: number of keys that are not.
-        open_code: whether a code for its first key was given out and is still good.
+        code_until_utc_ms: end of the code that was given out and not used; None without one.
         renew_key: it was asked to make a new key and has not yet.
     """
 
@@ -63,14 +64,16 @@ class BinState:
     added_utc_ms: int
     keys: tuple[str, ...]
     revoked: int
-    open_code: bool
+    code_until_utc_ms: int | None
     renew_key: bool
 
     def keys_said(self) -> str:
         """Return in words how the bin signs."""
         words = [f"{len(self.keys)} in use"] if self.keys else []
         words += [f"{self.revoked} ended"] if self.revoked else []
-        words += ["code given out"] if self.open_code else []
+        if self.code_until_utc_ms is not None:
+            end = datetime.fromtimestamp(self.code_until_utc_ms / 1000, UTC)
+            words.append(f"code good until {end:%Y-%m-%d %H:%M} UTC")
         words += ["asked to renew"] if self.renew_key else []
         return ", ".join(words) or "none: unsigned"
 

@@ -87,13 +87,18 @@ def put(session: Session, place: Place, now_utc_ms: int) -> bool:
 
 def _put_district(session: Session, place: Place) -> None:
     row = session.get(DistrictRow, (place.tenant, place.district))
+    if row is None and not place.time_zone:
+        raise ConfigError(
+            f"bin {place.bin_id!r}, column time_zone: district {place.district} is new; its days "
+            "and hours need a time zone, such as Europe/Vienna"
+        )
     if row is None:
         session.add(
             DistrictRow(
                 tenant_id=place.tenant,
                 district_id=place.district,
                 name=place.district,
-                time_zone=place.time_zone or "UTC",
+                time_zone=place.time_zone,
             )
         )
         session.flush()

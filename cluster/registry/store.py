@@ -30,8 +30,6 @@ from vision.signature import key_id_of
 
 # How long a one-time code is good.
 CODE_HOURS = 7 * 24
-# A bin has the key that it uses, and while it changes it a second one.
-MAX_KEYS = 2
 _HOUR_MS = 3_600_000
 
 
@@ -105,16 +103,16 @@ class Registry:
                     used.setdefault(key.bin_id, []).append(key.key_id)
                 else:
                     revoked[key.bin_id] = revoked.get(key.bin_id, 0) + 1
-            codes = set(
-                session.scalars(select(CodeRow.bin_id).where(CodeRow.used_by_key.is_(None)))
-            )
+            unused = CodeRow.used_by_key.is_(None)
+            codes = select(CodeRow.bin_id, CodeRow.expires_utc_ms).where(unused)
+            until = dict(session.execute(codes).all())
         return [
             BinState(
                 place=place,
                 added_utc_ms=added[place.bin_id],
                 keys=tuple(used.get(place.bin_id, ())),
                 revoked=revoked.get(place.bin_id, 0),
-                open_code=place.bin_id in codes,
+                code_until_utc_ms=until.get(place.bin_id),
                 renew_key=renew[place.bin_id],
             )
             for place in places
@@ -192,7 +190,12 @@ class Registry:
                     raise AccessError("the enrolment code is too old; ask for a new one")
                 session.execute(
                     update(KeyRow)
-                    .where(KeyRow.bin_id == bin_id, KeyRow.revoked_utc_ms.is_(None))
+                    .where(
+                        KeyRow.bin_id == bin_id,
+                        # It may be registered already, and the bin not know it.
+                        KeyRow.key_id != key_id,
+                        KeyRow.revoked_utc_ms.is_(None),
+                    )
                     .values(revoked_utc_ms=now_utc_ms)
                 )
                 row.used_by_key = key_id
@@ -202,23 +205,27 @@ class Registry:
     def add_key(self, principal: Principal, public_key: bytes, now_utc_ms: int) -> str:
         """Take a further key of a bin that signed for it with the one it has; return its id.
 
-        The old one is good until the first batch that is signed with the new one.
+        The old one is good until the first batch that is signed with the new one. A key that was
+        taken before and never used ends: the bin has lost the answer, and the key.
 
         Raises:
-            AccessError: the key is another bin's or was revoked, or the bin has two already.
+            AccessError: the key is another bin's or was revoked.
             WireError: not a public key.
         """
         check_public_key(public_key)
+        key_id = key_id_of(public_key)
         with self._changing() as session:
             _add_key(session, principal.bin_id, public_key, now_utc_ms)
-            used = session.scalar(
-                select(func.count())
-                .select_from(KeyRow)
-                .where(KeyRow.bin_id == principal.bin_id, KeyRow.revoked_utc_ms.is_(None))
+            session.execute(
+                update(KeyRow)
+                .where(
+                    KeyRow.bin_id == principal.bin_id,
+                    KeyRow.key_id.not_in((key_id, principal.key_id)),
+                    KeyRow.revoked_utc_ms.is_(None),
+                )
+                .values(revoked_utc_ms=now_utc_ms)
             )
-            if used and used > MAX_KEYS:
-                raise AccessError(f"bin {principal.bin_id} has {MAX_KEYS} keys already")
-        return key_id_of(public_key)
+        return key_id
 
     def settle_key(self, principal: Principal, now_utc_ms: int) -> None:
         """End the other keys of a bin that has used its newest one."""
@@ -288,7 +295,8 @@ class Registry:
         new = [
             ModelSeenRow(bin_id=bin_id, model_digest=digest, first_utc_ms=now_utc_ms)
             for bin_id, digest in dict.fromkeys(seen)
-            if (bin_id, digest) not in known
+            # What a bin says of itself may be longer than a digest is.
+            if (bin_id, digest) not in known and len(digest) <= 128 and digest.isprintable()
         ]
         if new:
             with writing(self._engine) as session:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
+from vision.errors import StorageError
+
 CONFIDENCE_BINS = 10
 KEYS = ("bin_id", "quarter_utc_ms", "model_digest", "rule_book", "label", "decision", "stream")
 CONFIDENCES = tuple(f"confidence_{k}" for k in range(CONFIDENCE_BINS))
@@ -26,7 +28,10 @@ LATENCIES = tuple(f"latency_{k}" for k in range(LATENCY_BINS))
 ENERGY = "energy_uj"
 # What rows with equal keys add up in.
 SUMS = ("items", ENERGY, *CONFIDENCES, *LATENCIES)
+# A kilojoule and more a thousand times over: more than any board draws for an item.
+MOST_ENERGY_MJ = 1_000_000_000
 QUARTER_MS = 900_000
+_TIME_KEY = "quarter_utc_ms"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,33 +54,45 @@ def aggregate_files(files: Sequence[str]) -> Statistics:
 
     Rows are in the order of their keys. The time is that of `cluster.ingest.event_time`; in a lake
     of an earlier version, that of the bin's clock where it was set, else that of the arrival.
+
+    Raises:
+        StorageError: a file cannot be read.
     """
-    with duckdb.connect() as db:
-        db.execute("SET TimeZone = 'UTC'")
-        # A folder called label=1 above the lake is no column: every column that counts is in the
-        # files.
-        events = db.read_parquet(list(files), hive_partitioning=False, union_by_name=True)
-        when = "CASE WHEN clock_synced THEN wall_utc_ms ELSE received_utc_ms END"
-        if "event_utc_ms" in events.columns:
-            when = f"coalesce(event_utc_ms, {when})"
-        quarter = f"({when}) // {QUARTER_MS} * {QUARTER_MS}"
-        timed = {"quarter_utc_ms": quarter}
-        keys = ", ".join(f"{timed.get(key, key)} AS {key}" for key in KEYS)
-        groups = ", ".join(timed.get(key, key) for key in KEYS)
-        sums = ", ".join(_sums(events.columns))
-        items = events.aggregate(f"{keys}, {sums}", groups).order(", ".join(KEYS))
-        outboxes = events.aggregate(
-            "outbox_id, any_value(bin_id) AS bin_id, count(*) AS events, max(seq) AS max_seq, "
-            "max(outbox_dropped) AS dropped, min(received_utc_ms) AS first_received_utc_ms, "
-            "max(received_utc_ms) AS last_received_utc_ms",
-            "outbox_id",
-        ).order("outbox_id")
-        return Statistics(items.to_arrow_table(), outboxes.to_arrow_table())
+    try:
+        with duckdb.connect() as db:
+            return _aggregated(db, files)
+    except duckdb.Error as error:
+        raise StorageError(f"events cannot be counted ({error})") from error
+
+
+def _aggregated(db: duckdb.DuckDBPyConnection, files: Sequence[str]) -> Statistics:
+    db.execute("SET TimeZone = 'UTC'")
+    # A folder called label=1 above the lake is no column: every column that counts is in the
+    # files.
+    events = db.read_parquet(list(files), hive_partitioning=False, union_by_name=True)
+    when = "CASE WHEN clock_synced THEN wall_utc_ms ELSE received_utc_ms END"
+    if "event_utc_ms" in events.columns:
+        when = f"coalesce(event_utc_ms, {when})"
+    quarter = f"({when}) // {QUARTER_MS} * {QUARTER_MS}"
+    timed = {_TIME_KEY: quarter}
+    keys = ", ".join(f"{timed.get(key, key)} AS {key}" for key in KEYS)
+    groups = ", ".join(timed.get(key, key) for key in KEYS)
+    sums = ", ".join(_sums(events.columns))
+    items = events.aggregate(f"{keys}, {sums}", groups).order(", ".join(KEYS))
+    outboxes = events.aggregate(
+        "outbox_id, any_value(bin_id) AS bin_id, count(*) AS events, max(seq) AS max_seq, "
+        "max(outbox_dropped) AS dropped, min(received_utc_ms) AS first_received_utc_ms, "
+        "max(received_utc_ms) AS last_received_utc_ms",
+        "outbox_id",
+    ).order("outbox_id")
+    return Statistics(items.to_arrow_table(), outboxes.to_arrow_table())
 
 
 def _sums(columns: Sequence[str]) -> list[str]:
     """Return the SQL of SUMS; a lake of an earlier version has no energy."""
-    energy = "sum(CAST(round(1000 * coalesce(energy_mj, 0)) AS BIGINT))::BIGINT"
+    # What no item can take is no measurement: it must not stop the counting of all others.
+    sound = f"CASE WHEN energy_mj BETWEEN 0 AND {MOST_ENERGY_MJ} THEN energy_mj ELSE 0 END"
+    energy = f"sum(CAST(round(1000 * ({sound})) AS BIGINT))::BIGINT"
     if "energy_mj" not in columns:
         energy = "0::BIGINT"
     tenth = f"least(floor(confidence * {CONFIDENCE_BINS}), {CONFIDENCE_BINS - 1})"

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cluster.lake.schema import EVENTS, ITEMS, OUTBOXES
 from cluster.lake.store import Lake
-from vision.errors import ConfigError
+from vision.errors import ConfigError, StorageError
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
@@ -136,7 +136,12 @@ def _count_items(files: Sequence[str], by: Sequence[str]) -> pa.Table:
         return pa.table({name: [] for name in (*by, "items")})
     asked = ", ".join(f"{_TIMES.get(name, name)} AS {name}" for name in by)
     groups = ", ".join(_TIMES.get(name, name) for name in by)
-    with duckdb.connect() as db:
-        source = read(db, files)
-        counts = source.aggregate(f"{asked}, sum(items)::BIGINT AS items", groups)
-        return counts.order(columns).to_arrow_table()
+    try:
+        with duckdb.connect() as db:
+            source = read(db, files)
+            counts = source.aggregate(f"{asked}, sum(items)::BIGINT AS items", groups)
+            return counts.order(columns).to_arrow_table()
+    except duckdb.Error as error:
+        raise StorageError(
+            f"the statistics cannot be read ({error}); the next aggregation counts them anew"
+        ) from error

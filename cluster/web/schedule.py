@@ -9,7 +9,7 @@ from collections.abc import Callable
 from cluster.ingest.commit import Ingest
 from cluster.lake.store import Lake
 from cluster.registry.store import Registry
-from cluster.statistics.query import counted_events, query
+from cluster.statistics.query import query
 from cluster.statistics.refresh import refresh
 
 log = logging.getLogger(__name__)
@@ -47,25 +47,26 @@ class Schedule:
     async def run(self) -> None:
         """Refresh for ever; cancel to stop."""
         while True:
-            await asyncio.sleep(self._interval_s)
             try:
                 await asyncio.to_thread(self.refresh)
                 self.problem = ""
             except Exception as error:
                 log.exception("statistics: the scheduled aggregation failed")
                 self.problem = f"the statistics are not up to date ({error})"
+            await asyncio.sleep(self._interval_s)
 
     def refresh(self) -> bool:
-        """Refresh the statistics if there are new events; return whether there were.
+        """Refresh the statistics if events are new, or were counted by an earlier version.
+
+        Returns:
+            Whether anything was counted.
 
         Raises:
             StorageError: the lake cannot be read or written.
         """
         self._ingest.move()
-        events = Lake(self._lake.folder).event_count()
-        if events == counted_events(self._lake):
+        if not self._lake.has_events() or refresh(self._lake, "local").engine == "none":
             return False
-        refresh(self._lake, "local")
         seen = query(self._lake, ["bin_id", "model_digest"]).to_pylist()
         pairs = [(row["bin_id"], row["model_digest"]) for row in seen]
         self._registry.saw_models(pairs, self._now_utc_ms())

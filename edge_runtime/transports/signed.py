@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 
 from edge_runtime.clock import Clock
 from edge_runtime.identity import Identity
@@ -36,60 +37,85 @@ class SignedTransport:
     def post(self, request: Request) -> Answer:
         """Send a signed request.
 
-        The answer to a key that the hub refuses is the answer to the request, so that nothing is
-        sent unsigned.
+        Nothing is sent before the bin is enrolled: what the hub answers to its code is the answer.
+        A renewal never holds a batch up.
 
         Raises:
-            UplinkError: no answer came, or the key cannot be kept.
+            UplinkError: no answer came, or the first key cannot be kept.
         """
-        try:
-            refusal = self._settle_key()
+        identity = self._identity
+        if not identity.enrolled or not identity.fits(self._code):
+            refusal = self._enrol()
             if refusal is not None:
                 return refusal
-            answer = self._transport.post(self._signed(request, request.subject))
-            if answer.status == 200 and _asks_for_new_key(answer.body):
-                self._identity.offer()  # on the disk now, sent before the next batch
-        except StorageError as error:
-            raise UplinkError(str(error)) from error
+        elif identity.renewing:
+            self._renew()
+        answer = self._transport.post(self._signed(request, request.subject))
+        if answer.status == 401 and identity.renewing:
+            # The hub has perhaps taken the new key already, and its answer was lost.
+            answer = self._transport.post(self._signed(request, request.subject, offered=True))
+            if answer.status == 200:
+                self._keep(identity.taken)
+        if answer.status == 200 and _field(answer.body, "renew_key") is True:
+            self._keep(identity.offer)  # on the disk now, sent before the next batch
         return answer
 
     def close(self) -> None:
         """Hang up."""
         self._transport.close()
 
-    def _settle_key(self) -> Answer | None:
-        """Have the hub take a key that waits; return its answer if it does not."""
-        identity = self._identity
-        first = not identity.enrolled or not identity.fits(self._code)
-        if not first and not identity.renewing:
-            return None
-        code = self._code if first else ""
-        request = Request(identity.offer(code), KEYS_PATH)
-        answer = self._transport.post(request if code else self._signed(request, Subject()))
-        if answer.status == 200:
-            try:
+    def _enrol(self) -> Answer | None:
+        """Have the hub take a first key for the code; return its answer if it does not."""
+        try:
+            body = self._identity.offer(self._code)
+            answer = self._transport.post(Request(body, KEYS_PATH))
+            if answer.status == 200:
                 decode_key_receipt(answer.body)
-            except WireError as error:
-                raise UplinkError(str(error)) from error
-            identity.taken(code)
-            log.info("uplink: the hub has taken this bin's new key")
-            return None
-        if not first and answer.status in KEY_REFUSED:
-            # It is not the new key's turn; the one that the hub knows is tried as it is.
-            log.error("uplink: the hub refuses the new key (%d); the old one stays", answer.status)
-            identity.refused()
-            return None
-        return answer
+                self._identity.taken(self._code)
+                log.info("uplink: the hub has taken this bin's key")
+                return None
+            if answer.status == 403 and _field(answer.body, "error"):
+                self._identity.refused()  # another key may be taken: this one was ended, perhaps
+        except (StorageError, WireError) as error:
+            raise UplinkError(str(error)) from error
+        if answer.status in KEY_REFUSED or answer.status == 429 or answer.status >= 500:
+            return answer
+        # It is no answer to the events of a batch.
+        raise UplinkError(
+            f"{answer.status} is the answer to this bin's code: {answer.body[:200]!r}"
+        )
 
-    def _signed(self, request: Request, subject: Subject) -> Request:
+    def _renew(self) -> None:
+        """Hand a new key to the hub, signed with the last one."""
+        request = Request(self._identity.offer(), KEYS_PATH)
+        answer = self._transport.post(self._signed(request, Subject()))
+        if answer.status == 200 and _field(answer.body, "key_id"):
+            self._keep(self._identity.taken)
+            log.info("uplink: the hub has taken this bin's new key")
+        elif answer.status == 403 and _field(answer.body, "error"):
+            log.error("uplink: the hub refuses the new key (%r)", answer.body[:200])
+            self._keep(self._identity.refused)
+
+    @staticmethod
+    def _keep(change: Callable[[], object]) -> None:
+        """Change the bin's keys on the disk; one that takes nothing must not hold events up."""
+        try:
+            change()
+        except StorageError:
+            log.exception("uplink: the bin's key stays as it is")
+
+    def _signed(self, request: Request, subject: Subject, offered: bool = False) -> Request:
         created_s = self._clock.now().wall_utc_ms // 1000
-        fields = self._identity.sign(self.method, request.path, request.body, subject, created_s)
+        fields = self._identity.sign(
+            self.method, request.path, request.body, subject, created_s, offered
+        )
         return Request(request.body, request.path, {**request.fields, **fields}, subject)
 
 
-def _asks_for_new_key(body: bytes) -> bool:
+def _field(body: bytes, name: str) -> object:
+    """Return a field of a JSON answer; None where it is something else, a portal's page say."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and document.get("renew_key") is True
+        return None
+    return document.get(name) if isinstance(document, dict) else None

@@ -42,7 +42,7 @@ def _bins(tmp_path: Path, *arguments: str) -> str:
 def test_from_registration_to_revocation(
     tmp_path: Path, hub: str, make_event: Callable[..., ItemEvent]
 ) -> None:
-    said = _bins(tmp_path, "add", "b1", "--tenant", "wien", "--district", "1010")
+    said = _bins(tmp_path, "add", "b1", "--tenant", "wien")
     code = said.split("enrolment_code:")[1].strip()
     config = HttpUplinkConfig(url=hub, enrolment_code=code)
     identity = Identity(tmp_path / FILE_NAME, "b1")

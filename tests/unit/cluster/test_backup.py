@@ -131,6 +131,11 @@ def test_nothing_is_written_over(hub: Path, tmp_path: Path) -> None:
         restore(tmp_path / "copy", hub, _url(hub))
     with pytest.raises(ConfigError, match="is there already"):
         restore(tmp_path / "copy", tmp_path / "back", _url(hub))
+    # What a killed hub left beside its registry would be read into the restored one.
+    (tmp_path / "aside").mkdir()
+    (tmp_path / "aside" / "registry.sqlite-wal").write_bytes(b"old")
+    with pytest.raises(ConfigError, match=r"registry\.sqlite-wal"):
+        restore(tmp_path / "copy", tmp_path / "back", _url(tmp_path / "aside"))
 
 
 def test_a_full_disk_leaves_no_whole_copy(

@@ -90,6 +90,9 @@ def test_nothing_is_changed(config: HubConfig, tmp_path: Path) -> None:
     (config.lake / "registry.sqlite").unlink()
     assert "is not there" in _found(config)["registry"].message
     assert not (config.lake / "registry.sqlite").exists()
+    (config.lake / ".hub.lock").unlink()
+    _found(config)
+    assert not (config.lake / ".hub.lock").exists()
     nowhere = config.model_copy(update={"lake": tmp_path / "nowhere"})
     assert "is not there" in _found(nowhere)["lake"].message
     assert not (tmp_path / "nowhere").exists()

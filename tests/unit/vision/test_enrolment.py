@@ -46,6 +46,7 @@ def test_garbage_is_refused(body: bytes) -> None:
         {"schema": "binsight.key-request/9"},
         {"bin_id": 4},
         {"bin_id": "x" * 129},
+        {"bin_id": "\ud800"},
         {"code": None},
         {"public_key": "AAAA"},
         {"public_key": "!"},

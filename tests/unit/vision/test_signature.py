@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from vision.errors import WireError
 from vision.signature import (
+    CONTENT_DIGEST,
     FIELDS,
     HTTP_METHOD,
     MQTT_METHOD,
@@ -105,6 +106,7 @@ def test_a_missing_field_is_named(missing: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {CONTENT_DIGEST: "sha-256=:\u00e4:"},
         {NUMBERS: "3"},
         {NUMBERS: "-1-7"},
         {NUMBERS: "3-7\n"},

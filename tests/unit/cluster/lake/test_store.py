@@ -9,6 +9,7 @@ import duckdb
 import polars
 import pytest
 from deltalake import DeltaTable
+from simulators.ingest import numbers, open_ingest
 
 from cluster.app import aggregate
 from cluster.config import HubConfig
@@ -111,3 +112,39 @@ def test_any_delta_client_reads_the_lake_while_it_is_written_and_compacted(
     reader.update_incremental()
     assert reader.to_pyarrow_table().num_rows == COMPACT_EVERY_COMMITS + 3
     assert all(Path(file).exists() for file in files)
+
+
+@pytest.mark.parametrize("taken", ["file", "half of the file", "half of the entry"])
+def test_a_commit_that_a_power_cut_tore_is_dropped_and_its_events_come_again(
+    tmp_path: Path,
+    make_event: Callable[..., ItemEvent],
+    monkeypatch: pytest.MonkeyPatch,
+    taken: str,
+) -> None:
+    folder = tmp_path / "lake"
+    ingest = Ingest(Lake(folder), lambda: NOW)
+    ingest.commit([Batch("o1", "b", 0, ((1, make_event()),))])
+    ingest.move()
+    ingest.commit([Batch("o1", "b", 0, ((2, make_event()),))])
+    before = set(Lake(folder).files("events"))
+
+    def die(*_: object) -> None:
+        raise OSError("the power is cut")
+
+    with monkeypatch.context() as cut:  # the lake's commit is written, and not yet synced
+        cut.setattr("cluster.lake.store.sync_commit", die)
+        with pytest.raises(StorageError):
+            ingest.move()
+    ingest._log.close()
+    ingest._lake.release()
+    [new] = set(Lake(folder).files("events")) - before
+    entry = folder / "events" / "_delta_log" / f"{1:020}.json"
+    if taken == "file":
+        Path(new).unlink()
+    else:
+        path = Path(new) if taken == "half of the file" else entry
+        path.write_bytes(path.read_bytes()[:-40])
+    with open_ingest(Lake(folder)) as again:
+        assert again.mark("o1") == 2
+        again.move()
+    assert numbers(Lake(folder)) == [1, 2]

@@ -65,6 +65,13 @@ def test_a_map_can_read_it() -> None:
         ("x.csv", "bin_id,tenant\nb\n", "line 2: 2 columns expected"),
         ("x.csv", "bin_id,tenant\nb,t,u\n", "line 2: 2 columns expected"),
         ("x.csv", 'bin_id,tenant\n"b,t\n', "not CSV"),
+        (
+            "x.geojson",
+            '{"features": [{"properties": {"bin_id": "b", "tenant": "t", "capacity_l": 1'
+            + "0" * 400
+            + "}}]}",
+            "is no number",
+        ),
         ("x.geojson", "{", "not a GeoJSON"),
         ("x.geojson", "[]", "not a GeoJSON"),
         ("x.geojson", '{"features": [{"geometry": null}]}', "not a GeoJSON"),

@@ -47,6 +47,7 @@ def test_a_moved_bin_keeps_what_was_before_with_the_old_district(registry: Regis
         (replace(PLACE, bin_id="n", latitude=float("nan")), "column latitude: nan"),
         (replace(PLACE, bin_id="n", site=""), "column site"),
         (replace(PLACE, bin_id="n", capacity_l=-1.0), "column capacity_l"),
+        (replace(PLACE, bin_id="n", district="new", time_zone=""), "column time_zone: .* is new"),
         (replace(PLACE, bin_id=" n"), "column bin_id"),
         (replace(PLACE, bin_id=""), "column bin_id"),
         (replace(PLACE, bin_id="n", tenant="x" * 129), "column tenant"),
@@ -115,12 +116,23 @@ def test_a_new_key_replaces_the_old_one_with_its_first_use(
         registry.add_key(principal, keys[1], NOW + 1)
     registry.settle_key(principal, NOW + 2)  # the old one is still in use: both hold
     assert set(registry.principals()) == {key_id_of(k) for k in keys[:2]}
-    with pytest.raises(AccessError, match="2 keys already"):
-        registry.add_key(principal, keys[2], NOW + 3)
-    registry.settle_key(replace(principal, key_id=key_id_of(keys[1])), NOW + 4)
+    # A bin that lost the answer and the key brings another; the one that nobody has ends.
+    registry.add_key(principal, keys[2], NOW + 3)
+    assert set(registry.principals()) == {key_id_of(keys[0]), key_id_of(keys[2])}
+    registry.settle_key(replace(principal, key_id=key_id_of(keys[2])), NOW + 4)
     assert [p for p, _ in registry.principals().values()] == [
-        Principal("b1", "wien", key_id_of(keys[1]), renew_key=False)
+        Principal("b1", "wien", key_id_of(keys[2]), renew_key=False)
     ]
+
+
+def test_a_lost_answer_and_a_new_code_do_not_shut_a_bin_out(
+    registry: Registry, new_key: NewKey
+) -> None:
+    registry.place([PLACE], NOW)
+    key = new_key()
+    registry.enrol(registry.issue_code("b1", NOW), "b1", key, NOW)  # the answer is lost
+    registry.enrol(registry.issue_code("b1", NOW), "b1", key, NOW)
+    assert set(registry.principals()) == {key_id_of(key)}
 
 
 def test_a_key_of_another_bin_is_refused(registry: Registry, new_key: NewKey) -> None:
@@ -168,4 +180,5 @@ def test_many_enrol_at_once_and_each_code_counts_once(registry: Registry, new_ke
 def test_models_are_noted_once(registry: Registry) -> None:
     registry.saw_models([("b1", "m1"), ("b1", "m2")], NOW)
     registry.saw_models([("b1", "m1")], NOW + 1)
-    assert registry.models("b1") == {"m1": NOW, "m2": NOW}
+    registry.saw_models([("b1", "x" * 129), ("b1", "a\0b"), ("b1", "m3"), ("b1", "m3")], NOW + 2)
+    assert registry.models("b1") == {"m1": NOW, "m2": NOW, "m3": NOW + 2}

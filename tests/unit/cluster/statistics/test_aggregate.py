@@ -161,6 +161,16 @@ def test_statistics_hold_every_event_once_and_count_what_is_missing(
     assert labels_in_order(lake)["bin-2"] == ["paper"]
 
 
+@pytest.mark.parametrize("energy_mj", [1e300, -1e300, 9e15])
+def test_a_figure_that_no_item_can_have_does_not_stop_the_counting(
+    lake: Lake, tmp_path: Path, make_event: Make, energy_mj: float
+) -> None:
+    odd = tuple((n, make_event(energy_mj=energy_mj)) for n in range(12, 15))
+    batch = date_batch(Batch("o1", "bin-1", 2, odd), 1_790_000_000_000)
+    lake.append(events_table([batch], 1_790_000_000_000), "log", 3)
+    assert aggregate(HubConfig(lake=tmp_path / "lake"), "local").events == 13
+
+
 def test_aggregating_again_replaces_and_does_not_add(lake: Lake, tmp_path: Path) -> None:
     for _ in range(3):
         aggregate(HubConfig(lake=tmp_path / "lake"), "local")

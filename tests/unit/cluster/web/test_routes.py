@@ -245,6 +245,24 @@ def _wait(condition: Callable[[], bool]) -> None:
         threading.Event().wait(0.02)
 
 
+def test_statistics_of_an_earlier_version_are_counted_anew_without_a_new_event(
+    config: HubConfig, make_event: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TestClient(create_app(config, Lake(config.lake), lambda: 1_790_000_000_000)) as client:
+        body = encode_batch(Batch("o1", "bin-1", 0, ((1, make_event()),)))
+        assert client.post("/v1/batches", content=body).status_code == 200
+    with monkeypatch.context() as earlier:
+        earlier.setattr("cluster.statistics.refresh.KERNEL_VERSION", 1)
+        keys = ("bin_id", "hour_utc_ms", "model_digest", "rule_book", "label", "decision", "stream")
+        earlier.setattr("cluster.statistics.aggregate.KEYS", keys)
+        aggregated = "cluster.statistics.aggregate._TIME_KEY"
+        earlier.setattr(aggregated, "hour_utc_ms")
+        aggregate(config, "local")
+    with TestClient(create_app(config, Lake(config.lake), lambda: 1_790_000_000_000)) as client:
+        _wait(lambda: client.get("/v1/overview").status_code == 200)
+        assert client.get("/v1/overview").json()["items"] == 1
+
+
 def test_another_bins_outbox_is_forbidden_and_too_much_is_answered_with_when_to_come_again(
     client: TestClient, config: HubConfig, make_event: Make
 ) -> None:
