@@ -301,7 +301,7 @@ def _open_settled(lake: Lake) -> IngestLog:
     """
     ingest_log = IngestLog(lake.folder / LOG_NAME)
     try:
-        moved = lake.moved(ingest_log.log_id)
+        moved = lake.moved(ingest_log.log_id, ingest_log.forgotten())
         known = ingest_log.last_number()
         if moved > known or (known == 0 and lake.has_events()):
             log.warning("ingest: the log is older than the lake; its marks are read from the lake")
@@ -321,7 +321,7 @@ def _move(ingest_log: IngestLog, lake: Lake, events: int) -> int:
     """
     moved = 0
     end = ingest_log.last_number()
-    ingest_log.trim(lake.moved(ingest_log.log_id))
+    ingest_log.trim(lake.moved(ingest_log.log_id, ingest_log.forgotten()))
     while entries := ingest_log.first(events, end):
         tables = [_readable(ingest_log, number, rows) for number, rows in entries]
         found = [table for table in tables if table is not None]

@@ -83,6 +83,14 @@ class IngestLog:
         with self._guarded("read"):
             return self._number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence")
 
+    def forgotten(self) -> int:
+        """Return the number of the last entry that this log holds no more, 0 if it holds all."""
+        with self._guarded("read"):
+            return self._number(
+                "SELECT coalesce((SELECT min(number) - 1 FROM entry), "
+                "(SELECT max(seq) FROM sqlite_sequence), 0)"
+            )
+
     def append(self, rows: bytes, events: int, outboxes: Outboxes) -> None:
         """Store a group and the marks after it, durably, all or nothing.
 

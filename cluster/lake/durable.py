@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 
@@ -37,41 +39,76 @@ def sync_commit(table: Path, version: int) -> None:
         _sync(path)
 
 
-def drop_torn_commits(table: Path) -> list[int]:
-    """Remove the newest commits from the first on whose files are not all there, and return them.
+def drop_torn_commits(table: Path, log_id: str, forgotten: int) -> list[int]:
+    """Remove the newest commits, down to the last version whose files are all there.
 
     A power cut may keep the entry of a commit that nobody has synced, and not its files: then the
-    whole table cannot be read. Nothing of such a commit was acknowledged as moved, so its events
-    are in the ingest log. Commits that a checkpoint holds were synced before it.
+    whole table cannot be read. The events of such a commit are in the ingest log still, and a
+    compaction has none of its own. Commits that a checkpoint holds were synced before it.
 
     Args:
         table: folder of the Delta table; it may not be there.
+        log_id: of the ingest log.
+        forgotten: number of the last entry that the log holds no more.
+
+    Returns:
+        The versions that were removed.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: the disk does not take it; or files of a commit are missing that the log has
+            forgotten, and nothing is removed.
     """
     log = table / "_delta_log"
     checkpointed = max(
         (int(path.name[:20]) for path in log.glob("*.checkpoint*.parquet")), default=-1
     )
     entries = sorted(path for path in log.glob("*.json") if int(path.stem) > checkpointed)
-    torn = next((i for i, path in enumerate(entries) if not _is_whole(table, path)), len(entries))
-    for path in reversed(entries[torn:]):
+    commits = [_actions(path) for path in entries]
+    kept = next(k for k in range(len(commits), -1, -1) if _is_whole(table, commits[:k]))
+    for path, actions in zip(entries[kept:], commits[kept:], strict=True):
+        if actions is not None and not _comes_again(actions, log_id, forgotten):
+            raise OSError(
+                f"{path}: files of this commit are missing, and the ingest log holds its events no "
+                "more; put a backup in its place"
+            )
+    for path in reversed(entries[kept:]):
         path.unlink()
         _sync(log)
-    return [int(path.stem) for path in entries[torn:]]
+    return [int(path.stem) for path in entries[kept:]]
 
 
-def _is_whole(table: Path, entry: Path) -> bool:
+Actions = list[dict[str, Any]]
+
+
+def _actions(entry: Path) -> Actions | None:
+    """Return the actions of a log entry; None for one that is cut short."""
     try:
-        actions = [json.loads(line) for line in entry.read_text().splitlines()]
+        return [json.loads(line) for line in entry.read_text().splitlines()] or None
     except (ValueError, UnicodeDecodeError):
-        return False
-    added = [action["add"] for action in actions if "add" in action]
-    paths = [(table / unquote(add["path"]), add["size"]) for add in added]
-    return bool(actions) and all(
-        path.is_file() and path.stat().st_size == size for path, size in paths
-    )
+        return None
+
+
+def _is_whole(table: Path, commits: Sequence[Actions | None]) -> bool:
+    """Return whether the version after some commits can be read: what they added is there."""
+    live: dict[str, int] = {}
+    for actions in commits:
+        if actions is None:
+            return False
+        for action in actions:
+            if "add" in action:
+                live[action["add"]["path"]] = action["add"]["size"]
+            elif "remove" in action:  # by a compaction; the file may be gone
+                live.pop(action["remove"]["path"], None)
+    paths = [(table / unquote(path), size) for path, size in live.items()]
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths)
+
+
+def _comes_again(actions: Actions, log_id: str, forgotten: int) -> bool:
+    """Return whether nothing is lost with a commit."""
+    moved = [action["txn"] for action in actions if "txn" in action]
+    if any(txn["appId"] == log_id and txn["version"] > forgotten for txn in moved):
+        return True
+    return not any(action["add"].get("dataChange", True) for action in actions if "add" in action)
 
 
 def _sync(path: Path) -> None:

@@ -149,14 +149,21 @@ class Lake:
             self._claim.close()
             self._claim = None
 
-    def moved(self, log_id: str) -> int:
+    def moved(self, log_id: str, forgotten: int) -> int:
         """Return the number of the last entry of an ingest log that the events durably hold, or 0.
 
         After a start, or a failure, the disk may hold commits that nobody has synced.
+
+        Args:
+            log_id: of the log.
+            forgotten: number of the last entry that the log holds no more.
+
+        Raises:
+            StorageError: files are missing that nothing can bring back.
         """
         if not self._settled:
             sync_all()
-            self._mapped(EVENTS, "cannot be settled", self._drop_torn)
+            self._mapped(EVENTS, "cannot be settled", lambda: self._drop_torn(log_id, forgotten))
         table = self._open_events()
         self._settled = True
         return int((table.transaction_version(log_id) if table else None) or 0)
@@ -260,8 +267,8 @@ class Lake:
             groups.setdefault(Path(uri).parent.name.partition("=")[2], []).append(uri)
         return groups
 
-    def _drop_torn(self) -> None:
-        if torn := drop_torn_commits(self.folder / EVENTS):
+    def _drop_torn(self, log_id: str, forgotten: int) -> None:
+        if torn := drop_torn_commits(self.folder / EVENTS, log_id, forgotten):
             log.warning(
                 "lake: commits %s were cut off half-way; their events come again from the log",
                 ", ".join(map(str, torn)),

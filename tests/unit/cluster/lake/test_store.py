@@ -12,6 +12,7 @@ from deltalake import DeltaTable
 from simulators.ingest import numbers, open_ingest
 
 from cluster.app import aggregate
+from cluster.backup import backup, restore
 from cluster.config import HubConfig
 from cluster.ingest.commit import Ingest
 from cluster.lake.store import COMPACT_EVERY_COMMITS, Lake
@@ -148,3 +149,39 @@ def test_a_commit_that_a_power_cut_tore_is_dropped_and_its_events_come_again(
         assert again.mark("o1") == 2
         again.move()
     assert numbers(Lake(folder)) == [1, 2]
+
+
+def test_a_commit_that_nothing_can_bring_back_is_left_and_named(
+    tmp_path: Path, make_event: Callable[..., ItemEvent]
+) -> None:
+    folder = tmp_path / "lake"
+    with open_ingest(Lake(folder)) as ingest:  # each is moved, and the log forgets it
+        for n in (1, 2):
+            ingest.commit([Batch("o1", "b", 0, ((n, make_event()),))])
+    entries = sorted((folder / "events" / "_delta_log").glob("*.json"))
+    for file in Lake(folder).files("events"):
+        Path(file).unlink()
+    with pytest.raises(StorageError, match="put a backup in its place"):
+        Ingest(Lake(folder), lambda: NOW)
+    assert sorted((folder / "events" / "_delta_log").glob("*.json")) == entries
+
+
+def test_a_kill_between_compaction_and_its_checkpoint_drops_nothing(
+    tmp_path: Path, make_event: Callable[..., ItemEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "lake"
+    count = COMPACT_EVERY_COMMITS + 1
+    with monkeypatch.context() as killed:
+        killed.setattr("cluster.lake.store.Lake._clean", lambda *_: None)
+        with open_ingest(Lake(folder)) as ingest:
+            for n in range(1, count + 1):
+                ingest.commit([Batch("o1", "b", 0, ((n, make_event()),))])
+    # What the compaction replaced is not in a copy, and its entries are.
+    backup(folder, f"sqlite:///{folder / 'registry.sqlite'}", tmp_path / "copy")
+    back = tmp_path / "back"
+    restore(tmp_path / "copy", back, f"sqlite:///{back / 'registry.sqlite'}")
+    assert len(list(back.glob("events/*/*.parquet"))) < count
+    for lake in (folder, back):
+        with open_ingest(Lake(lake)) as ingest:
+            assert ingest.mark("o1") == count
+        assert numbers(Lake(lake)) == list(range(1, count + 1))
