@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -83,10 +83,11 @@ def simulate_against(plan: Plan, url: str, token: str | None, ray_address: str |
 def _driven(plan: Plan, hub: Hub, own_clock: bool, ray_address: str | None) -> Truth:
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     address = None if ray_address == "local" else ray_address
-    makers = local_makers if ray_address is None else partial(ray_makers, address)
-    submit: Submit[Made]
+    makers: AbstractContextManager[Submit[Made]] = (
+        local_makers() if ray_address is None else ray_makers(address)
+    )
     with (
-        makers() as submit,
+        makers as submit,
         Progress(*columns, console=Console(stderr=True)) as progress,
     ):
         bar = progress.add_task("events", total=round(plan.bins * plan.days * plan.items_a_day))
