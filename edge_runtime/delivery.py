@@ -284,7 +284,7 @@ class Delivery:
             return None
         transport = self._connect(config, self._clock)
         identity = self._opened_identity()
-        if identity.enrolled or config.enrolment_code:
+        if identity.enrolled or identity.renewing or config.enrolment_code:
             code = config.enrolment_code or ""
             transport = SignedTransport(transport, identity, code, self._clock)
         return Uplink(outbox, transport, config, self._clock)

@@ -36,6 +36,10 @@ class Identity:
         path: its file; made when a key is made.
         bin_id: name that the hub knows the bin by.
 
+    Attributes:
+        changing: held by whoever offers a key until it is taken or refused: a bin may have two
+            uplinks.
+
     Raises:
         StorageError: the file is damaged or cannot be read: the bin needs a new code.
     """
@@ -44,6 +48,7 @@ class Identity:
         self._path = path
         self._bin_id = bin_id
         self._lock = threading.Lock()
+        self.changing = threading.Lock()
         self._key: Ed25519PrivateKey | None = None
         self._next: Ed25519PrivateKey | None = None
         self._code = ""

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 
 def sync_commit(table: Path, version: int) -> None:
     """Sync one commit: data files, log entry, and every folder up to the lake's own.
@@ -34,7 +37,9 @@ def sync_commit(table: Path, version: int) -> None:
     ]
     data = [path for path in written if path.parent != log.parent]
     # What the log entry names is there before the entry is.
-    folders = {table.parent, table, *(path.parent for path in data)}
+    folders = {table.parent, table}
+    for path in data:
+        folders |= {folder for folder in path.parents if table in folder.parents}
     for path in (*data, *sorted(folders), *(p for p in written if p not in data), log, log.parent):
         _sync(path)
 
@@ -59,9 +64,7 @@ def drop_torn_commits(table: Path, log_id: str, forgotten: int) -> list[int]:
             forgotten, and nothing is removed.
     """
     log = table / "_delta_log"
-    checkpointed = max(
-        (int(path.name[:20]) for path in log.glob("*.checkpoint*.parquet")), default=-1
-    )
+    checkpointed = _newest_checkpoint(log)
     entries = sorted(path for path in log.glob("*.json") if int(path.stem) > checkpointed)
     commits = [_actions(path) for path in entries]
     kept = next(k for k in range(len(commits), -1, -1) if _is_whole(table, commits[:k]))
@@ -72,12 +75,29 @@ def drop_torn_commits(table: Path, log_id: str, forgotten: int) -> list[int]:
                 "more; put a backup in its place"
             )
     for path in reversed(entries[kept:]):
-        path.unlink()
+        path.rename(path.with_suffix(".torn"))  # for a person to look at
         _sync(log)
     return [int(path.stem) for path in entries[kept:]]
 
 
 Actions = list[dict[str, Any]]
+
+
+def _newest_checkpoint(log: Path) -> int:
+    """Return the version of the newest checkpoint, -1 without one; a torn one is set aside.
+
+    The entries that a checkpoint replaces go only when it is synced, so they are there still.
+    """
+    for path in sorted(log.glob("*.checkpoint*.parquet"), reverse=True):
+        try:
+            pq.read_metadata(path)
+        except (pa.ArrowException, OSError):
+            path.rename(path.with_suffix(".torn"))
+            (log / "_last_checkpoint").unlink(missing_ok=True)
+            _sync(log)
+        else:
+            return int(path.name[:20])
+    return -1
 
 
 def _actions(entry: Path) -> Actions | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import duckdb
@@ -89,7 +90,7 @@ def counted_events(lake: Lake) -> int:
     files = lake.files(OUTBOXES)
     if not files:
         return 0
-    with duckdb.connect() as db:
+    with _reading() as db:
         [(count,)] = read(db, files).aggregate("sum(events)::BIGINT").fetchall()
     return int(count)
 
@@ -136,12 +137,19 @@ def _count_items(files: Sequence[str], by: Sequence[str]) -> pa.Table:
         return pa.table({name: [] for name in (*by, "items")})
     asked = ", ".join(f"{_TIMES.get(name, name)} AS {name}" for name in by)
     groups = ", ".join(_TIMES.get(name, name) for name in by)
+    with _reading() as db:
+        source = read(db, files)
+        counts = source.aggregate(f"{asked}, sum(items)::BIGINT AS items", groups)
+        return counts.order(columns).to_arrow_table()
+
+
+@contextmanager
+def _reading() -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         with duckdb.connect() as db:
-            source = read(db, files)
-            counts = source.aggregate(f"{asked}, sum(items)::BIGINT AS items", groups)
-            return counts.order(columns).to_arrow_table()
+            yield db
     except duckdb.Error as error:
         raise StorageError(
-            f"the statistics cannot be read ({error}); the next aggregation counts them anew"
+            f"the statistics cannot be read ({error}); count them anew with "
+            "'binsight hub aggregate --rebuild'"
         ) from error

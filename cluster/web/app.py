@@ -59,7 +59,7 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(ingest.close)
-        access.close()
+        await asyncio.to_thread(access.close)
         registry.close()
 
     # Addresses in pages are relative, so that the hub may stand behind any path of a proxy.

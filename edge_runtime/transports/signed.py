@@ -12,7 +12,7 @@ from edge_runtime.transports.transport import Answer, Request, Transport
 from vision.enrolment import decode_key_receipt
 from vision.errors import StorageError, UplinkError, WireError
 from vision.signature import Subject
-from vision.wire import KEY_REFUSED, KEYS_PATH
+from vision.wire import KEY_REFUSED, KEYS_PATH, decode_receipt
 
 log = logging.getLogger(__name__)
 
@@ -33,31 +33,46 @@ class SignedTransport:
         self._identity = identity
         self._code = code
         self._clock = clock
+        # A key that was refused is replaced once: each new one is a write to a flash disk.
+        self._refused = False
 
     def post(self, request: Request) -> Answer:
         """Send a signed request.
 
         Nothing is sent before the bin is enrolled: what the hub answers to its code is the answer.
-        A renewal never holds a batch up.
+        A renewal comes after the request and never holds it up.
 
         Raises:
             UplinkError: no answer came, or the first key cannot be kept.
         """
         identity = self._identity
-        if not identity.enrolled or not identity.fits(self._code):
-            refusal = self._enrol()
-            if refusal is not None:
-                return refusal
-        elif identity.renewing:
-            self._renew()
-        answer = self._transport.post(self._signed(request, request.subject))
-        if answer.status == 401 and identity.renewing:
-            # The hub has perhaps taken the new key already, and its answer was lost.
+        try:
+            if self._code and not (identity.enrolled and identity.fits(self._code)):
+                refusal = self._enrol()
+                if refusal is not None:
+                    return refusal
+            answer = self._sent(request)
+        except StorageError as error:
+            raise UplinkError(str(error)) from error
+        if answer.status == 200:
+            asked = _field(answer.body, "renew_key") is True and not self._refused
+            self._renew(asked)
+        return answer
+
+    def _sent(self, request: Request) -> Answer:
+        """Send a request with the key that the hub should know, or with the one it was offered.
+
+        The hub has perhaps taken that one, and its answer was lost.
+        """
+        identity = self._identity
+        if identity.enrolled:
+            answer = self._transport.post(self._signed(request, request.subject))
+            if answer.status != 401 or not identity.renewing:
+                return answer
+        with identity.changing:
             answer = self._transport.post(self._signed(request, request.subject, offered=True))
-            if answer.status == 200:
+            if answer.status == 200 and _is_receipt(answer.body, request.subject):
                 self._keep(identity.taken)
-        if answer.status == 200 and _field(answer.body, "renew_key") is True:
-            self._keep(identity.offer)  # on the disk now, sent before the next batch
         return answer
 
     def close(self) -> None:
@@ -66,18 +81,22 @@ class SignedTransport:
 
     def _enrol(self) -> Answer | None:
         """Have the hub take a first key for the code; return its answer if it does not."""
-        try:
-            body = self._identity.offer(self._code)
-            answer = self._transport.post(Request(body, KEYS_PATH))
+        identity = self._identity
+        with identity.changing:
+            if identity.enrolled and identity.fits(self._code):  # by another uplink, meanwhile
+                return None
+            answer = self._transport.post(Request(identity.offer(self._code), KEYS_PATH))
             if answer.status == 200:
-                decode_key_receipt(answer.body)
-                self._identity.taken(self._code)
+                try:
+                    decode_key_receipt(answer.body)
+                except WireError as error:
+                    raise UplinkError(str(error)) from error
+                identity.taken(self._code)
                 log.info("uplink: the hub has taken this bin's key")
                 return None
-            if answer.status == 403 and _field(answer.body, "error"):
-                self._identity.refused()  # another key may be taken: this one was ended, perhaps
-        except (StorageError, WireError) as error:
-            raise UplinkError(str(error)) from error
+            if answer.status == 403 and _field(answer.body, "error") and not self._refused:
+                self._refused = True
+                identity.refused()  # another key may be taken: this one was ended, perhaps
         if answer.status in KEY_REFUSED or answer.status == 429 or answer.status >= 500:
             return answer
         # It is no answer to the events of a batch.
@@ -85,16 +104,24 @@ class SignedTransport:
             f"{answer.status} is the answer to this bin's code: {answer.body[:200]!r}"
         )
 
-    def _renew(self) -> None:
-        """Hand a new key to the hub, signed with the last one."""
-        request = Request(self._identity.offer(), KEYS_PATH)
-        answer = self._transport.post(self._signed(request, Subject()))
-        if answer.status == 200 and _field(answer.body, "key_id"):
-            self._keep(self._identity.taken)
-            log.info("uplink: the hub has taken this bin's new key")
-        elif answer.status == 403 and _field(answer.body, "error"):
-            log.error("uplink: the hub refuses the new key (%r)", answer.body[:200])
-            self._keep(self._identity.refused)
+    def _renew(self, asked: bool) -> None:
+        """Hand a new key to the hub, signed with the last one, if one waits or is asked for."""
+        identity = self._identity
+        try:
+            with identity.changing:
+                if not (asked or identity.renewing):
+                    return
+                request = Request(identity.offer(), KEYS_PATH)
+                answer = self._transport.post(self._signed(request, Subject()))
+                if answer.status == 200 and _field(answer.body, "key_id"):
+                    identity.taken()
+                    log.info("uplink: the hub has taken this bin's new key")
+                elif answer.status == 403 and _field(answer.body, "error"):
+                    log.error("uplink: the hub refuses the new key (%r)", answer.body[:200])
+                    self._refused = True
+                    identity.refused()
+        except (StorageError, UplinkError):
+            log.exception("uplink: the bin's key is not renewed; it is tried again")
 
     @staticmethod
     def _keep(change: Callable[[], object]) -> None:
@@ -110,6 +137,13 @@ class SignedTransport:
             self.method, request.path, request.body, subject, created_s, offered
         )
         return Request(request.body, request.path, {**request.fields, **fields}, subject)
+
+
+def _is_receipt(body: bytes, subject: Subject) -> bool:
+    try:
+        return decode_receipt(body).outbox_id == subject.outbox_id
+    except WireError:
+        return False
 
 
 def _field(body: bytes, name: str) -> object:

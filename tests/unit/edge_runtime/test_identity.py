@@ -134,7 +134,7 @@ def test_a_key_is_renewed_whatever_is_lost(tmp_path: Path, outbox: Outbox, lost:
     hub.lose_answers = lost
     for _ in range(2 + lost):
         _uplink(tmp_path, outbox, hub, "CODE").step()
-    assert (len(hub.keys), hub.received) == (2, [1, 2, 3])
+    assert (len(hub.keys), hub.received) == (2, list(range(1, 4 + lost)))
     assert not Identity(tmp_path / FILE_NAME, "b").renewing
 
 
@@ -182,9 +182,7 @@ def test_a_renewal_that_the_hub_has_finished_is_noticed_whatever_the_disk_says(
     _uplink(tmp_path, outbox, hub, "CODE").step()
     hub.renew = True
     hub.lose_answers = 1
-    uplink = _uplink(tmp_path, outbox, hub)
-    uplink.step()  # asked for
-    uplink.step()  # taken, and the answer is lost
+    _uplink(tmp_path, outbox, hub).step()  # asked for and taken, and the answer is lost
     del hub.keys[0]
     for _ in range(2):
         _uplink(tmp_path, outbox, hub).step()
@@ -227,6 +225,64 @@ def test_the_answer_to_a_code_never_costs_an_event(
         uplink.step()
     assert (outbox.depth(), outbox.quarantined()) == (6, 0)
     assert "answer to this bin's code" in uplink.last_error
+
+
+def test_a_hub_that_takes_no_keys_now_takes_events_all_the_same(
+    tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = KeyHub("CODE")
+    _uplink(tmp_path, outbox, hub, "CODE").step()
+    hub.renew = True
+
+    def silent(_: Request) -> Answer:
+        raise UplinkError("the broker forbids this topic")
+
+    monkeypatch.setattr(hub, "_take_key", silent)
+    for _ in range(3):
+        _uplink(tmp_path, outbox, hub).step()
+    assert hub.received == [1, 2, 3, 4]
+
+
+def test_a_first_key_whose_answer_and_code_are_lost_is_still_used(
+    tmp_path: Path, outbox: Outbox
+) -> None:
+    hub = KeyHub("CODE")
+    hub.lose_answers = 1
+    _uplink(tmp_path, outbox, hub, "CODE").step()
+    uplink = _uplink(tmp_path, outbox, hub)  # the code was taken out of the settings
+    uplink.step()
+    assert (hub.received, uplink.alarm) == ([1], "")
+    assert Identity(tmp_path / FILE_NAME, "b").enrolled
+
+
+def test_a_portals_page_makes_no_key_the_bins_own(tmp_path: Path, outbox: Outbox) -> None:
+    hub = KeyHub("CODE")
+    _uplink(tmp_path, outbox, hub, "CODE").step()
+    identity = Identity(tmp_path / FILE_NAME, "b")
+    identity.offer()
+    answers = [Answer(401, b""), *[Answer(200, b"<html>")] * 2]
+
+    class Portal(HubDouble):
+        def post(self, request: Request) -> Answer:
+            return answers.pop(0)
+
+    SignedTransport(Portal(), identity, "", ManualClock()).post(Request(b"x"))
+    assert (identity.enrolled, identity.renewing) == (True, True)
+
+
+def test_a_wrong_code_is_no_wear_of_the_disk(
+    tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = KeyHub("CODE")
+    hub.refuse_keys = 1000
+    uplink = _uplink(tmp_path, outbox, hub, "CODE")
+    uplink.step()
+    uplink.step()
+    written = (tmp_path / FILE_NAME).stat().st_mtime_ns
+    for _ in range(20):
+        uplink.step()
+    assert (tmp_path / FILE_NAME).stat().st_mtime_ns == written
+    assert len(hub.asked) == 22
 
 
 def test_another_spelling_of_the_same_code_is_the_same_code(tmp_path: Path, outbox: Outbox) -> None:

@@ -185,3 +185,24 @@ def test_a_kill_between_compaction_and_its_checkpoint_drops_nothing(
         with open_ingest(Lake(lake)) as ingest:
             assert ingest.mark("o1") == count
         assert numbers(Lake(lake)) == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("left", [b"", b"PAR1 and no more"])
+def test_a_checkpoint_that_a_power_cut_tore_is_set_aside(
+    tmp_path: Path,
+    make_event: Callable[..., ItemEvent],
+    monkeypatch: pytest.MonkeyPatch,
+    left: bytes,
+) -> None:
+    folder = tmp_path / "lake"
+    count = COMPACT_EVERY_COMMITS + 1
+    with monkeypatch.context() as killed:  # before it removes what the checkpoint replaces
+        killed.setattr("cluster.lake.store.DeltaTable.cleanup_metadata", lambda *_: None)
+        with open_ingest(Lake(folder)) as ingest:
+            for n in range(1, count + 1):
+                ingest.commit([Batch("o1", "b", 0, ((n, make_event()),))])
+    [checkpoint] = (folder / "events" / "_delta_log").glob("*.checkpoint.parquet")
+    checkpoint.write_bytes(left)
+    with open_ingest(Lake(folder)) as ingest:
+        assert ingest.mark("o1") == count
+    assert numbers(Lake(folder)) == list(range(1, count + 1))
