@@ -47,7 +47,8 @@ def measure() -> Iterator[dict[str, Any]]:
     """Yield one row."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         lake = Path(folder) / "lake"
-        own, other = Signer("bin-own"), Signer("bin-other")
+        own = Signer("bin-own")
+        other = Signer("bin-other")
         registry = Registry(f"sqlite:///{lake / 'registry.sqlite'}")
         now = time.time_ns() // 1_000_000
         registry.place([Place(own.bin_id, "one"), Place(other.bin_id, "two")], now)
@@ -151,8 +152,8 @@ def _mutated(rng: random.Random, good: Attack, other: Signer) -> Attack:
         own = zlib.decompress(_body(other.bin_id, f"outbox-{rng.randrange(9)}", 1))
         text = _bytes_changed(rng, own) if kind == 1 else _field_changed(rng, own)
         changed = zlib.compress(text, 1)
-        said = re.search(rb'"outbox_id": ?"([!-~]{1,99}?)"', text)
-        subject = Subject(said[1].decode() if said else "", 1, EVENTS)
+        outbox = re.search(rb'"outbox_id": ?"([!-~]{1,99}?)"', text)
+        subject = Subject(outbox[1].decode() if outbox else "", 1, EVENTS)
         return path, changed, other.fields(changed, subject)
     if kind == 3:
         name = rng.choice(list(fields))

@@ -118,7 +118,7 @@ def _hub(config: HubConfig) -> Finding:
         return Finding("hub", "warn", "no hub runs on this lake: binsight hub serve")
     if not config.port:
         return Finding("hub", "ok", "a hub runs on this lake; port 0 does not say where")
-    host = "127.0.0.1" if config.host in ("0.0.0.0", "") else config.host  # noqa: S104
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "") else config.host  # noqa: S104  asked, not bound
     url = f"http://{host}:{config.port}/v1/health"
     try:
         with urllib.request.urlopen(url, timeout=_ANSWER_S) as answer:

@@ -108,10 +108,12 @@ def hub_backup(
 
     hub = load(HubConfig, config, override or [])
     done = backup(hub.lake, hub.registry_url(), folder)
-    bins_said = "the registry is in PostgreSQL: pg_dump copies it"
+    bins_reported = "the registry is in PostgreSQL: pg_dump copies it"
     if done.bins >= 0:
-        bins_said = f"{done.bins} bins"
-    print(f"{folder}: {done.events} events, {done.waiting_events} waiting in the log; {bins_said}")
+        bins_reported = f"{done.bins} bins"
+    print(
+        f"{folder}: {done.events} events, {done.waiting_events} waiting in the log; {bins_reported}"
+    )
 
 
 @app.command("restore")
@@ -204,7 +206,7 @@ def bins_list(
             b.place.district,
             b.place.time_zone,
             b.place.site,
-            b.keys_said(),
+            b.keys_reported(),
             " ".join(b.keys),
         )
         for b in found

@@ -17,7 +17,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)  # left by a power cut, perhaps with another mode
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT, mode), "wb") as file:  # noqa: PTH123
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT, mode), "wb") as file:  # noqa: PTH123  of a descriptor
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

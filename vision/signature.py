@@ -138,10 +138,10 @@ def read_signature(method: str, path: str, body: bytes, fields: Mapping[str, str
         missing = ", ".join(n for n, v in zip(FIELDS, values, strict=True) if v is None)
         raise WireError(f"signature: field {missing} is missing")
     digest, outbox_id, numbers, parameters, signature = (str(value) for value in values)
-    said = _INPUT.fullmatch(parameters)
+    stated = _INPUT.fullmatch(parameters)
     value = _VALUE.fullmatch(signature)
     count = _NUMBERS.fullmatch(numbers)
-    if not said or not value or not count or not _OUTBOX.fullmatch(outbox_id):
+    if not stated or not value or not count or not _OUTBOX.fullmatch(outbox_id):
         raise WireError(
             f"signature: {SIGNATURE_INPUT}, {SIGNATURE}, {NUMBERS} or {OUTBOX} is not of the form "
             "that a bin sends"
@@ -153,8 +153,8 @@ def read_signature(method: str, path: str, body: bytes, fields: Mapping[str, str
     except binascii.Error as error:
         raise WireError(f"signature: {SIGNATURE} is not base64") from error
     return Signed(
-        key_id=said[2],
-        created_s=int(said[1]),
+        key_id=stated[2],
+        created_s=int(stated[1]),
         subject=Subject(outbox_id, int(count[1]), int(count[2])),
         text=_text(method, path, digest, outbox_id, numbers, parameters.removeprefix("bin=")),
         signature=raw,

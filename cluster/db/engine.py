@@ -124,7 +124,7 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:  # noqa: ANN401  the driver
         connection.execute(f"PRAGMA {pragma}").fetchall()
 
 
-def _begin_sqlite(connection: Any) -> None:  # noqa: ANN401
+def _begin_sqlite(connection: Any) -> None:  # noqa: ANN401  the library's own
     # A reader that becomes a writer half way fails where another wrote meanwhile; so a writer
     # begins as one.
     writes = connection.get_execution_options().get("writes", False)

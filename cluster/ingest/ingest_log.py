@@ -217,7 +217,7 @@ def look_into_log(path: Path) -> tuple[int, int]:
         try:
             db.set_busy_timeout(10_000)
             [(waiting, damaged)] = db.execute(
-                f"SELECT ({_WAITING}), (SELECT count(*) FROM damaged)"  # noqa: S608
+                f"SELECT ({_WAITING}), (SELECT count(*) FROM damaged)"  # noqa: S608  a constant
             )
         finally:
             db.close()

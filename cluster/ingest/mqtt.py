@@ -1,4 +1,4 @@
-"""The hub's second door: MQTT 5, for fleets whose network lets nothing else through.
+"""The hub's second front_end: MQTT 5, for fleets whose network lets nothing else through.
 
 A batch comes in on a topic shared by all hubs, and goes the same way as one that came by HTTP. The
 answer goes to the topic that the bin named, and only after the commit. What a broker acknowledges
@@ -19,7 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from cluster.ingest.door import Door, Request
+from cluster.ingest.front_end import FrontEnd, Request
 from vision.signature import MQTT_METHOD
 from vision.wire import ANSWER_TOPIC, ANSWERS_TOPIC, TOPICS
 
@@ -38,13 +38,13 @@ class MqttConsumer:
 
     Args:
         url: mqtt://host:port or mqtts://host:port, with user:word@ if the broker asks.
-        door: answers what comes.
+        front_end: answers what comes.
         loop: that it runs in.
     """
 
-    def __init__(self, url: str, door: Door, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, url: str, front_end: FrontEnd, loop: asyncio.AbstractEventLoop) -> None:
         where = urlsplit(url)
-        self._door = door
+        self._front_end = front_end
         self._loop = loop
         self._waiting = 0
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
@@ -94,7 +94,7 @@ class MqttConsumer:
         fields = dict(getattr(message.properties, "UserProperty", []))
         path = _PATHS.get(message.topic, "")
         asked = Request(MQTT_METHOD, path, bytes(message.payload), fields)
-        reply = await self._door.answer(asked)
+        reply = await self._front_end.answer(asked)
         answer: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         answer.CorrelationData = getattr(message.properties, "CorrelationData", b"")
         answer.UserProperty = ("status", str(reply.status))

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
-
+from cluster.lake.store import Lake
 from vision.errors import StorageError
 
 # Log entries that a checkpoint has replaced may go while they are copied.
@@ -28,19 +25,19 @@ def copy_table(source: Path, to: Path) -> None:
     """
     if not (source / "_delta_log").is_dir():
         return
-    uris: list[str] = []
+    files: list[str] = []
     for tries_left in reversed(range(_TRIES)):
         shutil.rmtree(to, ignore_errors=True)
         try:
             _copy_log(source / "_delta_log", to / "_delta_log")
-            uris = DeltaTable(to.resolve().as_uri()).file_uris()
-        except (FileNotFoundError, DeltaError) as error:
+            files = Lake(to.parent).files(to.name)
+        except (FileNotFoundError, StorageError) as error:
             if tries_left:
                 continue
             raise StorageError(f"{to}: the copied table cannot be read ({error})") from error
         break
-    for uri in uris:
-        relative = Path(unquote(urlsplit(uri).path)).relative_to(to.resolve())
+    for file in files:
+        relative = Path(file).relative_to(to.resolve())
         (to / relative).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source / relative, to / relative)
 

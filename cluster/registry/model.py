@@ -67,15 +67,15 @@ class BinState:
     code_until_utc_ms: int | None
     renew_key: bool
 
-    def keys_said(self) -> str:
+    def keys_reported(self) -> str:
         """Return in words how the bin signs."""
-        words = [f"{len(self.keys)} in use"] if self.keys else []
-        words += [f"{self.revoked} ended"] if self.revoked else []
+        parts = [f"{len(self.keys)} in use"] if self.keys else []
+        parts += [f"{self.revoked} ended"] if self.revoked else []
         if self.code_until_utc_ms is not None:
             end = datetime.fromtimestamp(self.code_until_utc_ms / 1000, UTC)
-            words.append(f"code good until {end:%Y-%m-%d %H:%M} UTC")
-        words += ["asked to renew"] if self.renew_key else []
-        return ", ".join(words) or "none: unsigned"
+            parts.append(f"code good until {end:%Y-%m-%d %H:%M} UTC")
+        parts += ["asked to renew"] if self.renew_key else []
+        return ", ".join(parts) or "none: unsigned"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ def check_place(place: Place) -> None:
         ConfigError: the message names bin and column.
     """
 
-    def refuse(column: str, why: str) -> ConfigError:
-        return ConfigError(f"bin {place.bin_id!r}, column {column}: {why}")
+    def refuse(column: str, reason: str) -> ConfigError:
+        return ConfigError(f"bin {place.bin_id!r}, column {column}: {reason}")
 
     ids = {"bin_id": place.bin_id, "tenant": place.tenant}
     ids |= {k: v for k, v in (("district", place.district), ("site", place.site)) if v}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cluster.ingest.access import Access
 from cluster.ingest.commit import Ingest, Limits
-from cluster.ingest.door import Door, Reply, Request
+from cluster.ingest.front_end import FrontEnd, Reply, Request
 from cluster.lake.store import Lake
 from cluster.registry.store import Registry
 from cluster.simulator.wire import Parcel
@@ -18,7 +18,7 @@ from vision.wire import INGEST_PATH
 
 
 class LocalHub:
-    """The hub's own door, log and lake, without HTTP.
+    """The hub's own front end, log and lake, without HTTP.
 
     Args:
         lake: where events go.
@@ -29,7 +29,7 @@ class LocalHub:
         self._now_utc_ms = 0
         limits = Limits(commit_interval_s=0.0)
         self.ingest = Ingest(lake, lambda: self._now_utc_ms, limits)
-        self._door = Door(self.ingest, Access(registry, lambda: self._now_utc_ms))
+        self._front_end = FrontEnd(self.ingest, Access(registry, lambda: self._now_utc_ms))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -58,7 +58,7 @@ class LocalHub:
 
     async def _answers(self, some: Sequence[Parcel]) -> list[Reply]:
         asked = [Request(HTTP_METHOD, INGEST_PATH, parcel.body, {}) for parcel in some]
-        return await asyncio.gather(*(self._door.answer(request) for request in asked))
+        return await asyncio.gather(*(self._front_end.answer(request) for request in asked))
 
 
 async def _ended() -> None:

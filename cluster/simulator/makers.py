@@ -31,7 +31,7 @@ def ray_makers(address: str | None) -> Iterator[Submit[T]]:
     """
     import ray  # noqa: PLC0415  takes seconds to import
 
-    from configs.ray_cluster import ray_cluster  # noqa: PLC0415
+    from configs.ray_cluster import ray_cluster  # noqa: PLC0415  likewise
 
     with ray_cluster(address):
 

@@ -146,13 +146,10 @@ def simulate(
         sent_utc_ms = end_utc_ms if own_clock else now_utc_ms
         sending = [n for n in range(plan.bins) if city.sent_on(n, day) == day]
         chunks = [sending[i : i + _TOGETHER] for i in range(0, len(sending), _TOGETHER)]
-        coming = [
-            submit(
-                _make, plan, some, unsent_from[some], next_seq[some], truth.dropped[some], day,
-                sent_utc_ms,
-            )
-            for some in chunks
-        ]  # fmt: skip
+        coming = []
+        for some in chunks:
+            state = (unsent_from[some], next_seq[some], truth.dropped[some])
+            coming.append(submit(_make, plan, some, *state, day, sent_utc_ms))
         for some, made in zip(chunks, coming, strict=True):
             _deliver(truth, some, made(), hub, sent_utc_ms, next_seq)
             note(int(truth.by_bin.sum()))

@@ -1,4 +1,4 @@
-"""The same kernel as Ray tasks. The hub's only address of ray."""
+"""The same kernel as Ray tasks."""
 
 from __future__ import annotations
 

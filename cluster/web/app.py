@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from cluster.config import HubConfig
 from cluster.ingest.access import Access
 from cluster.ingest.commit import Ingest, Limits
-from cluster.ingest.door import Door, retry_after_s
+from cluster.ingest.front_end import FrontEnd, retry_after_s
 from cluster.lake.store import Lake
 from cluster.registry.store import Registry
 from cluster.web.routes import batches, health, pages, statistics
@@ -40,7 +40,7 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
         Lake(config.lake), ingest, registry, now_utc_ms, config.aggregate_interval_s
     )
     access = Access(registry, now_utc_ms, config.token, config.require_signatures)
-    hub = Hub(lake, ingest, access, Door(ingest, access), now_utc_ms, schedule)
+    hub = Hub(lake, ingest, access, FrontEnd(ingest, access), now_utc_ms, schedule)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -51,7 +51,7 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
             from cluster.ingest.mqtt import MqttConsumer  # noqa: PLC0415  extra "mqtt"
 
             loop = asyncio.get_running_loop()
-            hub.consumer = MqttConsumer(config.mqtt, hub.door, loop)
+            hub.consumer = MqttConsumer(config.mqtt, hub.front_end, loop)
         yield
         if hub.consumer:
             await asyncio.to_thread(hub.consumer.close)

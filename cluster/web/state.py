@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 
 from cluster.ingest.access import Access
 from cluster.ingest.commit import Ingest
-from cluster.ingest.door import Door
+from cluster.ingest.front_end import FrontEnd
 from cluster.lake.store import Lake
 from cluster.web.schedule import Schedule
 
@@ -26,7 +26,7 @@ class Hub:
         lake: events and statistics.
         ingest: the way into the lake.
         access: who may send what.
-        door: answers bins.
+        front_end: answers bins.
         now_utc_ms: the hub's clock.
         schedule: its own aggregation.
         consumer: takes batches from a broker; None without one.
@@ -35,7 +35,7 @@ class Hub:
     lake: Lake
     ingest: Ingest
     access: Access
-    door: Door
+    front_end: FrontEnd
     now_utc_ms: Callable[[], int]
     schedule: Schedule
     consumer: MqttConsumer | None = None

@@ -30,9 +30,9 @@ def test_its_command_is_one_of_ours(spec: dict) -> None:
     program, *command = shlex.split(spec["entrypoint"])
     assert program == "binsight"
     options = [word for word in command if word.startswith("--")]
-    said = CliRunner().invoke(app, [*command[:2], "--help"], env={"COLUMNS": "200"}).stdout
+    helped = CliRunner().invoke(app, [*command[:2], "--help"], env={"COLUMNS": "200"}).stdout
     assert options == ["--set", "--ray-address"]
-    assert all(option in said for option in options)
+    assert all(option in helped for option in options)
 
 
 def test_every_pod_sees_the_lake_where_the_command_looks_for_it(spec: dict) -> None:

@@ -29,7 +29,7 @@ TABLES = ("vision/simulator/catalogue.py", "vision/simulator/shading.py")
 # ours.
 OLD_WORDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (r"cut_?outs?", "background swap", ()),
-    (r"foreign", "outlier", (r":foreign_keys?$",)),  # SQL's
+    (r"foreign", "outlier", (r":foreign_keys?(_constraint)?$",)),  # SQL's
     (r"calm_epochs", "mixup_off_epochs", ()),
     (r"head_epochs", "freeze_backbone_epochs", ()),
     (r"known_answers?", "expected output", ()),

@@ -42,8 +42,8 @@ def _bins(tmp_path: Path, *arguments: str) -> str:
 def test_from_registration_to_revocation(
     tmp_path: Path, hub: str, make_event: Callable[..., ItemEvent]
 ) -> None:
-    said = _bins(tmp_path, "add", "b1", "--tenant", "wien")
-    code = said.split("enrolment_code:")[1].strip()
+    printed = _bins(tmp_path, "add", "b1", "--tenant", "wien")
+    code = printed.split("enrolment_code:")[1].strip()
     config = HttpUplinkConfig(url=hub, enrolment_code=code)
     identity = Identity(tmp_path / FILE_NAME, "b1")
     outbox = Outbox(tmp_path / "o.sqlite", "b1")

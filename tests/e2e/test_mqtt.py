@@ -14,7 +14,7 @@ from cluster.app import aggregate
 from cluster.config import HubConfig
 from cluster.ingest.access import Access
 from cluster.ingest.commit import Ingest
-from cluster.ingest.door import Door
+from cluster.ingest.front_end import FrontEnd
 from cluster.ingest.mqtt import MqttConsumer
 from cluster.lake.store import Lake
 from cluster.registry.model import Place
@@ -46,7 +46,7 @@ class Hub:
         self.registry = Registry(f"sqlite:///{lake / 'registry.sqlite'}")
         access = Access(self.registry, lambda: NOW_MS, token)
         asyncio.run_coroutine_threadsafe(access.run(), self._loop)
-        self._consumer = MqttConsumer(broker, Door(self._ingest, access), self._loop)
+        self._consumer = MqttConsumer(broker, FrontEnd(self._ingest, access), self._loop)
 
     def close(self) -> None:
         self._consumer.close()

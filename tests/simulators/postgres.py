@@ -41,12 +41,10 @@ def postgres() -> Iterator[str]:
 
     options = f"-c listen_addresses= -k {where} -c fsync=off"
     run(str(folder / "initdb"), "-D", str(data), "-U", _USER, "-A", "trust", "--no-sync")
-    run(
-        str(folder / "pg_ctl"), "-D", str(data), "-l", str(where / "log"), "-o", options, "-w",
-        "start",
-    )  # fmt: skip
+    control = [str(folder / "pg_ctl"), "-D", str(data)]
+    run(*control, "-l", str(where / "log"), "-o", options, "-w", "start")
     try:
         yield f"postgresql://{_USER}@/postgres?host={where}"
     finally:
-        run(str(folder / "pg_ctl"), "-D", str(data), "-m", "immediate", "-w", "stop")
+        run(*control, "-m", "immediate", "-w", "stop")
         shutil.rmtree(where, ignore_errors=True)

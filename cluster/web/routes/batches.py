@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.security import HTTPBearer
 
-from cluster.ingest import door
+from cluster.ingest import front_end
 from cluster.web.schemas import ErrorAnswer, KeyAnswer, ReceiptAnswer, RefusalAnswer
 from cluster.web.state import HubPart
 from vision.enrolment import MAX_KEY_REQUEST_BYTES
@@ -15,7 +15,7 @@ from vision.signature import HTTP_METHOD
 from vision.wire import INGEST_PATH, KEYS_PATH, MAX_BODY_BYTES, MEDIA_TYPE
 
 router = APIRouter(tags=["bins"])
-# For the description of the API; the door compares it.
+# For the description of the API; the front end compares it.
 _TOKEN = HTTPBearer(
     auto_error=False, description="The hub's token, if it has one and the batch is not signed."
 )
@@ -65,12 +65,12 @@ async def _answer(request: Request, hub: HubPart, path: str, most: int) -> Respo
     async for chunk in request.stream():
         body += chunk
         if len(body) > most:
-            return _response(door.too_large(most))
-    asked = door.Request(HTTP_METHOD, path, bytes(body), request.headers)
-    return _response(await hub.door.answer(asked))
+            return _response(front_end.too_large(most))
+    asked = front_end.Request(HTTP_METHOD, path, bytes(body), request.headers)
+    return _response(await hub.front_end.answer(asked))
 
 
-def _response(reply: door.Reply) -> Response:
+def _response(reply: front_end.Reply) -> Response:
     headers = {}
     if reply.retry_after_s:
         headers["Retry-After"] = str(reply.retry_after_s)

@@ -141,7 +141,8 @@ def test_a_key_is_renewed_whatever_is_lost(tmp_path: Path, outbox: Outbox, lost:
 def test_a_refused_new_key_leaves_the_old_one(tmp_path: Path, outbox: Outbox) -> None:
     hub = KeyHub("CODE")
     _uplink(tmp_path, outbox, hub, "CODE").step()
-    hub.renew, hub.refuse_keys = True, 1
+    hub.renew = True
+    hub.refuse_keys = 1
     uplink = _uplink(tmp_path, outbox, hub)
     uplink.step()
     hub.renew = False
@@ -149,7 +150,7 @@ def test_a_refused_new_key_leaves_the_old_one(tmp_path: Path, outbox: Outbox) ->
     assert (len(hub.keys), hub.received) == (1, [1, 2, 3])
 
 
-def test_a_new_code_enrols_the_bin_anew(tmp_path: Path, outbox: Outbox) -> None:
+def test_a_new_code_enrols_the_bin_again(tmp_path: Path, outbox: Outbox) -> None:
     hub = KeyHub("CODE")
     _uplink(tmp_path, outbox, hub, "CODE").step()
     hub.code = "OTHER"

@@ -54,8 +54,8 @@ def test_the_text_is_that_of_rfc_9421() -> None:
 
 def test_the_digest_is_that_of_rfc_9530() -> None:
     # Source: RFC 9530, appendix D: the digest of {"hello": "world"} and a line feed.
-    said = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
-    assert content_digest(b'{"hello": "world"}\n') == said
+    expected = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
+    assert content_digest(b'{"hello": "world"}\n') == expected
 
 
 @given(st.binary(max_size=200), st.integers(0, 2**53), st.integers(0, 2**53))

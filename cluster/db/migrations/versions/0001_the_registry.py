@@ -9,6 +9,12 @@ down_revision = None
 
 def upgrade() -> None:
     """Make the tables of tenants, districts, sites, bins, placements and keys."""
+    _first_tables()
+    _next_tables()
+    _last_tables()
+
+
+def _first_tables() -> None:
     op.create_table(
         "model_seen",
         sa.Column("bin_id", sa.String(length=128), nullable=False),
@@ -53,6 +59,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("tenant_id", "site_id"),
     )
+
+
+def _next_tables() -> None:
     op.create_table(
         "bin",
         sa.Column("bin_id", sa.String(length=128), nullable=False),
@@ -89,6 +98,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_bin_key_bin_id", "bin_key", ["bin_id"])
 
+
+def _last_tables() -> None:
     op.create_table(
         "enrolment_code",
         sa.Column("code_sha256", sa.String(length=64), nullable=False),

@@ -1,4 +1,4 @@
-"""The hub's door: what it takes, what it refuses, what it answers."""
+"""The hub's front_end: what it takes, what it refuses, what it answers."""
 
 import csv
 import io
@@ -245,7 +245,7 @@ def _wait(condition: Callable[[], bool]) -> None:
         threading.Event().wait(0.02)
 
 
-def test_statistics_of_an_earlier_version_are_counted_anew_without_a_new_event(
+def test_statistics_of_an_earlier_version_are_counted_again_without_a_new_event(
     config: HubConfig, make_event: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with TestClient(create_app(config, Lake(config.lake), lambda: 1_790_000_000_000)) as client:

@@ -1,4 +1,4 @@
-"""The door: whoever sends what is not theirs changes nothing, and each answer says why."""
+"""The front_end: whoever sends what is not theirs changes nothing, and each answer says why."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cluster.ingest.access import Access
 from cluster.ingest.commit import Ingest, Limits
-from cluster.ingest.door import Door, Reply, Request
+from cluster.ingest.front_end import FrontEnd, Reply, Request
 from cluster.lake.store import Lake
 from cluster.registry.model import Place
 from cluster.registry.store import Registry
@@ -58,7 +58,7 @@ class Bin:
 
 
 class Hub:
-    """Registry, ingest and door of one hub; each call runs to its end."""
+    """Registry, ingest and front end of one hub; each call runs to its end."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.registry = Registry(f"sqlite:///{folder / 'registry.sqlite'}")
@@ -67,7 +67,7 @@ class Hub:
         limits = Limits(commit_interval_s=0, lake_interval_s=0)
         self.ingest = Ingest(self.lake, lambda: NOW, limits)
         self.access = Access(self.registry, lambda: NOW, **settings)
-        self.door = Door(self.ingest, self.access)
+        self.front_end = FrontEnd(self.ingest, self.access)
         self.runner = asyncio.Runner()
 
     def enrolled(self, bin_id: str) -> Bin:
@@ -80,7 +80,7 @@ class Hub:
         async def ask() -> Reply:
             running = asyncio.create_task(self.ingest.run())
             try:
-                replies = [await self.door.answer(request) for request in requests]
+                replies = [await self.front_end.answer(request) for request in requests]
             finally:
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)
@@ -142,7 +142,8 @@ def test_an_unsigned_batch_of_a_bin_with_a_key_is_refused(
 
 def test_nobody_writes_for_another_bin_or_tenant(hub_of: Open, make_event: Make) -> None:
     hub = hub_of()
-    one, two = hub.enrolled("b1"), hub.enrolled("b2")
+    one = hub.enrolled("b1")
+    two = hub.enrolled("b2")
     event = make_event()
     assert hub.answer(one.batch("o1", range(1, 3), event)).status == 200
     attempts = {
@@ -173,7 +174,8 @@ def test_a_signature_of_nobody_or_of_another_request_is_refused(
     hub_of: Open, make_event: Make
 ) -> None:
     hub = hub_of()
-    known, stranger = hub.enrolled("b1"), Bin("b1")
+    known = hub.enrolled("b1")
+    stranger = Bin("b1")
     good = known.batch("o1", range(1, 3), make_event())
     forged = known.signed(good.body, Subject("o1", 1, 2), method=MQTT_METHOD)
     for request in (
@@ -209,7 +211,8 @@ def test_signatures_only(hub_of: Open, make_event: Make) -> None:
 
 def test_a_key_is_renewed_without_a_visit(hub_of: Open, make_event: Make) -> None:
     hub = hub_of()
-    old, new = hub.enrolled("b1"), Bin("b1")
+    old = hub.enrolled("b1")
+    new = Bin("b1")
     event = make_event()
     assert not decode_receipt(hub.answer(old.batch("o1", range(1, 2), event)).body).renew_key
     hub.registry.ask_for_new_key("b1")
@@ -228,7 +231,9 @@ def test_a_key_is_renewed_without_a_visit(hub_of: Open, make_event: Make) -> Non
 
 def test_a_key_needs_a_code_or_a_signature_and_a_proof(hub_of: Open) -> None:
     hub = hub_of()
-    one, two, new = hub.enrolled("b1"), hub.enrolled("b2"), Bin("b1")
+    one = hub.enrolled("b1")
+    two = hub.enrolled("b2")
+    new = Bin("b1")
     code = hub.registry.issue_code("b1", NOW)
     proofless = json.loads(new.asks(code))
     proofless["proof"] = json.loads(one.asks(code))["proof"]

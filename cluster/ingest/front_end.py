@@ -67,7 +67,7 @@ class Reply:
     retry_after_s: int = 0
 
 
-class Door:
+class FrontEnd:
     """Takes batches and keys.
 
     Args:
@@ -90,13 +90,13 @@ class Door:
         except WireError as error:
             return Reply(400, encode_refusal(str(error)))
         except IdentityError as error:
-            return Reply(401, _said(error))
+            return Reply(401, _reported(error))
         except AccessError as error:
-            return Reply(403, _said(error))
+            return Reply(403, _reported(error))
         except BusyError as error:
-            return Reply(429, _said(error), retry_after_s())
+            return Reply(429, _reported(error), retry_after_s())
         except BinsightError as error:
-            return Reply(503, _said(error), retry_after_s())
+            return Reply(503, _reported(error), retry_after_s())
 
     async def _take_batch(self, request: Request) -> bytes:
         principal, subject = self._access.identify(
@@ -133,5 +133,5 @@ def retry_after_s() -> int:
     return random.randint(*RETRY_AFTER_S)
 
 
-def _said(error: BinsightError) -> bytes:
+def _reported(error: BinsightError) -> bytes:
     return json.dumps({"error": str(error)}).encode()
