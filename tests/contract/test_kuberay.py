@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def spec() -> dict:
-    document = yaml.safe_load((ROOT / "configs" / "kuberay.yaml").read_text())
+    document = yaml.safe_load((ROOT / "cluster" / "kuberay.yaml").read_text())
     assert (document["apiVersion"], document["kind"]) == ("ray.io/v1", "RayJob")
     return document["spec"]
 
@@ -23,7 +23,7 @@ def spec() -> dict:
 def test_its_ray_is_the_one_that_is_tested(spec: dict) -> None:
     [version] = re.findall(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.M)
     assert spec["rayClusterSpec"]["rayVersion"] == version
-    assert f"rayproject/ray:{version}-py311" in (ROOT / "configs" / "kuberay.yaml").read_text()
+    assert f"rayproject/ray:{version}-py311" in (ROOT / "cluster" / "kuberay.yaml").read_text()
 
 
 def test_its_command_is_one_of_ours(spec: dict) -> None:
