@@ -2,7 +2,7 @@
 
 It may be taken while a hub runs. The log is copied first and the lake after it, so what the log
 lost to the lake in between is in the lake, and a start brings the two together
-(`cluster.ingest.commit`). The statistics are not in it: they are counted anew.
+(`cluster.ingest.commit`). The statistics are not in it: they are counted again.
 
 backup.json is written last, and by it a copy is known to be whole.
 """
@@ -69,7 +69,7 @@ def backup(lake: Path, registry_url: str, to: Path) -> Backup:
         waiting = copy_log(lake / LOG_NAME, to / LOG_NAME) if (lake / LOG_NAME).exists() else 0
         bins = -1
         if registry_url.startswith("sqlite"):
-            bins = Registry(registry_url).copy_to(to / REGISTRY_NAME)
+            bins = _copy_registry(registry_url, to / REGISTRY_NAME)
         copy_table(lake / EVENTS, to / EVENTS)
         done = Backup(
             events=Lake(to).event_count() if (to / EVENTS).is_dir() else 0,
@@ -124,6 +124,17 @@ def restore(source: Path, lake: Path, registry_url: str) -> Backup:
     if events != known.events:
         raise StorageError(f"{lake}: {events} events, {known.events} in the copy; remove it")
     return known
+
+
+def _copy_registry(url: str, to: Path) -> int:
+    """Copy a registry if there is one, as it is, and return how many bins it has."""
+    if not Path(url.removeprefix("sqlite:///")).exists():
+        return 0
+    registry = Registry(url, upgrade=False)
+    try:
+        return registry.copy_to(to)
+    finally:
+        registry.close()
 
 
 def _must_be_empty(folder: Path, key: str) -> None:

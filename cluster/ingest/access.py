@@ -200,8 +200,15 @@ class Access:
             raise AccessError(f"key {principal.key_id} is not one of bin {request.bin_id}")
         else:
             register = partial(self.registry.add_key, principal, request.public_key, now)
-        key_id = await self._apart(register)
-        await self._apart(self.refresh)
+        try:
+            key_id = await self._apart(register)
+            await self._apart(self.refresh)
+        except BusyError:
+            raise
+        except StorageError as error:
+            # Whoever asks is not known yet: SQL and addresses are for the log.
+            log.exception("registry: a key is not taken")
+            raise StorageError("the registry cannot be asked now; ask later") from error
         return key_id
 
     async def _apart(self, ask: Callable[[], T]) -> T:

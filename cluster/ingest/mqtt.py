@@ -1,4 +1,4 @@
-"""The hub's second front_end: MQTT 5, for fleets whose network lets nothing else through.
+"""The hub's second way in: MQTT 5, for fleets whose network lets nothing else through.
 
 A batch comes in on a topic shared by all hubs, and goes the same way as one that came by HTTP. The
 answer goes to the topic that the bin named, and only after the commit. What a broker acknowledges

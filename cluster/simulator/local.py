@@ -29,7 +29,8 @@ class LocalHub:
         self._now_utc_ms = 0
         limits = Limits(commit_interval_s=0.0)
         self.ingest = Ingest(lake, lambda: self._now_utc_ms, limits)
-        self._front_end = FrontEnd(self.ingest, Access(registry, lambda: self._now_utc_ms))
+        self._access = Access(registry, lambda: self._now_utc_ms)
+        self._front_end = FrontEnd(self.ingest, self._access)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -54,6 +55,7 @@ class LocalHub:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._access.close()
         self.ingest.close()
 
     async def _answers(self, some: Sequence[Parcel]) -> list[Reply]:

@@ -28,7 +28,7 @@ LATENCIES = tuple(f"latency_{k}" for k in range(LATENCY_BINS))
 ENERGY = "energy_uj"
 # What rows with equal keys add up in.
 SUMS = ("items", ENERGY, *CONFIDENCES, *LATENCIES)
-# A kilojoule and more a thousand times over: more than any board draws for an item.
+# A megajoule: more than any board takes for an item.
 MOST_ENERGY_MJ = 1_000_000_000
 QUARTER_MS = 900_000
 _TIME_KEY = "quarter_utc_ms"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import duckdb
-
 from cluster.lake.schema import OUTBOXES
 from cluster.lake.store import Lake
-from cluster.statistics.query import read
+from cluster.statistics.query import read, reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def completeness(lake: Lake) -> list[Completeness]:
         "max(dropped) AS dropped, min(first_received_utc_ms) AS first_received_utc_ms, "
         "max(last_received_utc_ms) AS last_received_utc_ms"
     )
-    with duckdb.connect() as db:
+    with reading() as db:
         outboxes = read(db, files).aggregate(columns, "outbox_id")
         rows = outboxes.order("bin_id, outbox_id").fetchall()
     return [Completeness(*row) for row in rows]

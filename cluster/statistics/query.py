@@ -90,7 +90,7 @@ def counted_events(lake: Lake) -> int:
     files = lake.files(OUTBOXES)
     if not files:
         return 0
-    with _reading() as db:
+    with reading() as db:
         [(count,)] = read(db, files).aggregate("sum(events)::BIGINT").fetchall()
     return int(count)
 
@@ -137,19 +137,20 @@ def _count_items(files: Sequence[str], by: Sequence[str]) -> pa.Table:
         return pa.table({name: [] for name in (*by, "items")})
     asked = ", ".join(f"{_TIMES.get(name, name)} AS {name}" for name in by)
     groups = ", ".join(_TIMES.get(name, name) for name in by)
-    with _reading() as db:
+    with reading() as db:
         source = read(db, files)
         counts = source.aggregate(f"{asked}, sum(items)::BIGINT AS items", groups)
         return counts.order(columns).to_arrow_table()
 
 
 @contextmanager
-def _reading() -> Iterator[duckdb.DuckDBPyConnection]:
+def reading() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open DuckDB for a question; files that it cannot read become a StorageError."""
     try:
         with duckdb.connect() as db:
             yield db
     except duckdb.Error as error:
         raise StorageError(
-            f"the statistics cannot be read ({error}); count them anew with "
+            f"the statistics cannot be read ({error}); count them again with "
             "'binsight hub aggregate --rebuild'"
         ) from error

@@ -23,7 +23,7 @@ class SignedTransport:
     Args:
         transport: the way to the hub.
         identity: of the bin.
-        code: one-time code; a new one enrols the bin anew. "" for a bin that has its key.
+        code: one-time code; a new one enrols the bin again. "" for a bin that has its key.
         clock: tells when a request was signed.
     """
 
@@ -92,6 +92,7 @@ class SignedTransport:
                 except WireError as error:
                     raise UplinkError(str(error)) from error
                 identity.taken(self._code)
+                self._refused = False
                 log.info("uplink: the hub has taken this bin's key")
                 return None
             if answer.status == 403 and _field(answer.body, "error") and not self._refused:

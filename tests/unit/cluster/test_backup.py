@@ -103,6 +103,14 @@ def test_a_copy_of_a_hub_at_work_holds_what_was_acknowledged_and_nothing_twice(
         assert mark >= before
 
 
+def test_a_lake_without_a_registry_is_copied_and_gets_none(hub: Path, tmp_path: Path) -> None:
+    (hub / "registry.sqlite").unlink()
+    assert backup(hub, _url(hub), tmp_path / "copy").bins == 0
+    assert not (hub / "registry.sqlite").exists()
+    restore(tmp_path / "copy", tmp_path / "back", _url(tmp_path / "back"))
+    assert numbers(Lake(tmp_path / "back")) == [1, 2]
+
+
 def test_a_copy_that_was_cut_off_is_no_copy(hub: Path, tmp_path: Path) -> None:
     backup(hub, _url(hub), tmp_path / "copy")
     (tmp_path / "copy" / MANIFEST_NAME).unlink()

@@ -13,6 +13,7 @@ from cluster.app import aggregate
 from cluster.check import Finding, check
 from cluster.config import HubConfig
 from cluster.ingest.commit import LOG_NAME
+from cluster.lake.schema import ITEMS, OUTBOXES
 from cluster.lake.store import Lake
 from cluster.registry.model import Place
 from cluster.registry.store import Registry
@@ -76,6 +77,15 @@ def test_a_damaged_file_is_bad_and_the_rest_is_still_shown(
     found = _found(config)
     assert (found[what].state, name in found[what].message) == ("bad", True)
     assert found["bins"].state == "ok"
+
+
+def test_damaged_statistics_are_bad_and_the_rest_is_still_shown(config: HubConfig) -> None:
+    for name in (ITEMS, OUTBOXES):
+        for file in Lake(config.lake).files(name):
+            Path(file).write_bytes(b"no parquet")
+    found = _found(config)
+    assert (found["bins"].state, found["statistics"].state) == ("bad", "bad")
+    assert found["registry"].state == "ok"
 
 
 def test_damaged_entries_of_the_log_are_bad(config: HubConfig) -> None:

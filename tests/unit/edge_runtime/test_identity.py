@@ -286,6 +286,20 @@ def test_a_wrong_code_is_no_wear_of_the_disk(
     assert len(hub.asked) == 22
 
 
+def test_a_code_that_was_refused_at_first_does_not_end_renewals(
+    tmp_path: Path, outbox: Outbox
+) -> None:
+    hub = KeyHub("CODE")
+    hub.refuse_keys = 1
+    uplink = _uplink(tmp_path, outbox, hub, "CODE")
+    uplink.step()
+    uplink.step()
+    hub.renew = True
+    uplink.step()
+    uplink.step()
+    assert len(hub.keys) == 2
+
+
 def test_another_spelling_of_the_same_code_is_the_same_code(tmp_path: Path, outbox: Outbox) -> None:
     hub = KeyHub("AB-CD")
     _uplink(tmp_path, outbox, hub, "AB-CD").step()

@@ -255,6 +255,16 @@ def test_a_key_needs_a_code_or_a_signature_and_a_proof(hub_of: Open) -> None:
     assert hub.registry.principals() == before
 
 
+def test_a_registry_that_fails_shows_nothing_of_itself_to_a_stranger(hub_of: Open) -> None:
+    hub = hub_of()
+    with hub.registry._engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE enrolment_code")
+    reply = hub.answer(Request(HTTP_METHOD, KEYS_PATH, Bin("b1").asks("A" * 26), {}))
+    assert reply.status == 503
+    assert b"SELECT" not in reply.body
+    assert b"sqlite" not in reply.body
+
+
 def test_a_registry_that_fails_leaves_the_known_keys(
     hub_of: Open, make_event: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
