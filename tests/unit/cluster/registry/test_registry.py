@@ -171,10 +171,12 @@ def test_many_enrol_at_once_and_each_code_counts_once(registry: Registry, new_ke
         except BinsightError as error:
             return f"refused: {error}"
 
+    before = registry.change_number()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(enrol, range(16)))
     assert sum(answer.startswith("refused: the enrolment code was used") for answer in answers) == 8
     assert len(registry.principals()) == 8
+    assert registry.change_number() == before + 8  # a running hub misses none
 
 
 def test_models_are_noted_once(registry: Registry) -> None:
