@@ -18,7 +18,7 @@ from typing import Any
 
 import duckdb
 
-from cluster.ingest.commit import move_waiting
+from cluster.ingest.move import move_waiting
 from cluster.lake.store import Lake
 from edge_runtime.clock import SystemClock
 from edge_runtime.config import HttpUplinkConfig

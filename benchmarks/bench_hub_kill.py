@@ -21,7 +21,7 @@ import duckdb
 import httpx2
 
 from benchmarks.bench_ingest import EVENT
-from cluster.ingest.commit import move_waiting
+from cluster.ingest.move import move_waiting
 from cluster.lake.store import Lake
 from vision.errors import WireError
 from vision.events import Batch

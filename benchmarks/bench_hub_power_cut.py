@@ -22,7 +22,7 @@ from typing import Any
 import duckdb
 
 from benchmarks.bench_hub_kill import OUTBOXES, Client
-from cluster.ingest.commit import LOG_NAME, move_waiting
+from cluster.ingest.move import LOG_NAME, move_waiting
 from cluster.lake.store import Lake
 from vision.errors import StorageError
 

@@ -9,7 +9,7 @@ import time
 import uvicorn
 
 from cluster.config import HubConfig
-from cluster.ingest.commit import move_waiting
+from cluster.ingest.move import move_waiting
 from cluster.lake.store import Lake
 from cluster.statistics.refresh import Aggregated, refresh
 from cluster.web.app import create_app

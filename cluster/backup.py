@@ -2,7 +2,7 @@
 
 It may be taken while a hub runs. The log is copied first and the lake after it, so what the log
 lost to the lake in between is in the lake, and a start brings the two together
-(`cluster.ingest.commit`). The statistics are not in it: they are counted again.
+(`cluster.ingest.move`). The statistics are not in it: they are counted again.
 
 backup.json is written last, and by it a copy is known to be whole.
 """
@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cluster.ingest.commit import LOG_NAME
 from cluster.ingest.ingest_log import copy_log
+from cluster.ingest.move import LOG_NAME
 from cluster.lake.copy import copy_table
 from cluster.lake.durable import sync_all
-from cluster.lake.schema import EVENTS
+from cluster.lake.schema import APPENDED, EVENTS
 from cluster.lake.store import Lake
 from cluster.registry.store import Registry
 from vision.errors import ConfigError, StorageError
@@ -70,7 +70,8 @@ def backup(lake: Path, registry_url: str, to: Path) -> Backup:
         bins = -1
         if registry_url.startswith("sqlite"):
             bins = _copy_registry(registry_url, to / REGISTRY_NAME)
-        copy_table(lake / EVENTS, to / EVENTS)
+        for name in APPENDED:
+            copy_table(lake / name, to / name)
         done = Backup(
             events=Lake(to).event_count() if (to / EVENTS).is_dir() else 0,
             waiting_events=waiting,

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.config import HubConfig
-from cluster.ingest.commit import LOG_NAME
-from cluster.ingest.ingest_log import look_into_log
+from cluster.ingest.ingest_log import last_notes, look_into_log
+from cluster.ingest.move import LOG_NAME
 from cluster.lake.schema import EVENTS
 from cluster.lake.store import COMPACT_EVERY_COMMITS, Lake
 from cluster.registry.model import Scope
@@ -27,12 +27,15 @@ from cluster.registry.store import Registry
 from cluster.statistics.completeness import completeness
 from cluster.statistics.query import counted_events
 from vision.errors import BinsightError
+from vision.notes import Note, NoteKind
 
 _LITTLE_ROOM_BYTES = 1_000_000_000
 _SLOW_SYNC_MS = 100.0
 _ANSWER_S = 5.0
 _SILENT_HOURS = 24
 _HOUR_MS = 3_600_000
+# Four statuses.
+_NO_STATUS_MS = _HOUR_MS
 # So many are named; the others are counted.
 _NAMED = 5
 
@@ -71,6 +74,7 @@ def check(config: HubConfig, now_utc_ms: int) -> Iterator[Finding]:
         ("statistics", lambda: _statistics(config)),
         ("registry", lambda: _registry(config)),
         ("bins", lambda: _bins(config, now_utc_ms)),
+        ("status", lambda: _status(config, now_utc_ms)),
     ]
     for what, part in parts:
         try:
@@ -114,7 +118,7 @@ def _room(config: HubConfig) -> Finding:
 
 
 def _hub(config: HubConfig) -> Finding:
-    if not Lake(config.lake).is_claimed():
+    if not Lake(config.lake).claim.is_taken():
         return Finding("hub", "warn", "no hub runs on this lake: binsight hub serve")
     if not config.port:
         return Finding("hub", "ok", "a hub runs on this lake; port 0 does not say where")
@@ -212,6 +216,28 @@ def _bins(config: HubConfig, now_utc_ms: int) -> Finding:
     if silent:
         return Finding("bins", "warn", f"{message}; silent for a day: {_some(silent)}")
     return Finding("bins", "ok", message)
+
+
+def _status(config: HubConfig, now_utc_ms: int) -> Finding:
+    """What the bins say of themselves; one that says so no more is silent, whatever it saw."""
+    path = config.lake / LOG_NAME
+    notes = last_notes(path) if path.exists() else []
+    statuses = [note for note in notes if note.kind == NoteKind.STATUS]
+    if not statuses:
+        return Finding("status", "ok", "no bin sends a status")
+    limit = now_utc_ms - _NO_STATUS_MS
+    silent = [note.bin_id for note in statuses if note.received_utc_ms < limit]
+    troubled = []
+    for last in statuses:
+        if problems := Note.from_dict(json.loads(last.body)).problems():
+            part, text = next(iter(problems.items()))
+            troubled.append(f"{last.bin_id} ({part}: {text[:80]})")
+    message = f"{len(statuses)} bins send one"
+    if silent:
+        message += f"; none for an hour: {_some(silent)}"
+    if troubled:
+        message += f"; {len(troubled)} say that something is wrong: {_some(troubled)}"
+    return Finding("status", "warn" if silent or troubled else "ok", message)
 
 
 def _some(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Print docs/events.md, the data dictionary of an event, from the dataclasses of vision.events.
+"""Print docs/events.md, the data dictionary of an event, from their dataclasses.
 
     python -m docs.generate_events > docs/events.md
 
@@ -11,7 +11,9 @@ import inspect
 import re
 from dataclasses import MISSING, Field, fields
 
-from vision.events import MAX_TEXT_BYTES, Batch, ItemEvent, Receipt
+from vision.events import Batch, ItemEvent, Receipt
+from vision.notes import Note
+from vision.record import MAX_TEXT_BYTES
 from vision.wire import (
     BATCH_SCHEMA,
     MAX_BATCH_BYTES,
@@ -23,8 +25,8 @@ from vision.wire import (
 
 HEAD = f"""# The data dictionary of an event
 
-Made from `vision/events.py` by `python -m docs.generate_events > docs/events.md`; a test holds this
-page to it. Words: [glossary](glossary.md).
+Made from `vision/events.py` and `vision/notes.py` by `python -m docs.generate_events >
+docs/events.md`; a test holds this page to it. Words: [glossary](glossary.md).
 
 A bin sends batches of events; the hub answers each with a receipt. Both are JSON; a batch is
 compressed with zlib. Over HTTP and over MQTT 5 they are the same (`vision/wire.py`).
@@ -39,8 +41,13 @@ compressed with zlib. Over HTTP and over MQTT 5 they are the same (`vision/wire.
 - An integer has 64 bits, a number is finite, a text has at most {MAX_TEXT_BYTES:,} bytes of UTF-8.
 - No image is ever in an event."""
 
-BATCH = f"""A batch holds 1 to {MAX_BATCH_EVENTS:,} events, at most {MAX_BODY_BYTES // 2**20} MiB as
-sent and {MAX_BATCH_BYTES // 2**20} MiB unpacked. Its JSON also holds `schema`: `{BATCH_SCHEMA}`."""
+NOTE = """What a bin says of itself: how it is, every quarter of an hour and when something changes;
+and that somebody has emptied it. Notes have an outbox of their own on the bin, and so numbers of
+their own; a field is a column of the lake's table `notes`."""
+
+BATCH = f"""A batch holds 1 to {MAX_BATCH_EVENTS:,} events, or as many notes, at most
+{MAX_BODY_BYTES // 2**20} MiB as sent and {MAX_BATCH_BYTES // 2**20} MiB unpacked. Its JSON also
+holds `schema`: `{BATCH_SCHEMA}`."""
 
 RECEIPT = f"""Its JSON also holds `schema`: `{RECEIPT_SCHEMA}`. To content that it will never take,
 the hub answers with a refusal instead: `schema`: `{REFUSAL_SCHEMA}`, and `error`, the reason."""
@@ -51,7 +58,9 @@ _TYPES = {
     "str": "text",
     "bool": "true or false",
     "Mapping[str, Any]": "object",
+    "float | None": "number or null",
     "tuple[tuple[int, ItemEvent], ...]": "list",
+    "tuple[tuple[int, Note], ...]": "list",
     "tuple[int, ...]": "list",
 }
 
@@ -67,6 +76,8 @@ def page() -> str:
         HEAD,
         "## Event (`ItemEvent`)\n\nOne item that a bin handled; a field is a column of the lake.",
         _table(ItemEvent),
+        f"## Note (`Note`)\n\n{NOTE}",
+        _table(Note),
         f"## Batch (`Batch`)\n\n{BATCH}",
         _table(Batch),
         f"## Receipt (`Receipt`)\n\n{RECEIPT}",

@@ -26,6 +26,7 @@ from edge_runtime.pipeline import Pipeline
 from edge_runtime.rules import RuleBook, load_rules
 from edge_runtime.services.hazard import Hazard
 from edge_runtime.services.health import Health, HealthReport
+from edge_runtime.services.notes import Notes
 from edge_runtime.services.reference import Reference, read_reference
 from edge_runtime.services.reload import Reload
 from edge_runtime.services.runner import Runner, Service
@@ -76,8 +77,7 @@ def run(
         problems += log_to_file(config)
         delivery = Delivery(config, clock, timing, connect)
         opened.callback(delivery.close)
-        camera, world = _camera(config, clock, record)
-        opened.callback(camera.close)
+        camera, world = _camera(config, clock, record, opened)
         actuator = Actuator(open_lid(config.actuator, tuple(rules.streams), world))
         parts = _parts(config, camera, actuator, chosen.classifier, rules, clock)
         pipeline = Pipeline(parts, timing)
@@ -87,7 +87,8 @@ def run(
         settings = Reload(config, pipeline, delivery, chosen, problems, asked, reload)
         report = HealthReport(config, pipeline, delivery, hazard, settings, faults, timing)
         services: list[Service] = [Watchdog(pipeline, timing), settings, delivery, hazard]
-        services += [Reference(pipeline, config.state, timing), report]
+        reference = Reference(pipeline, config.state, timing)
+        services += [reference, report, Notes(config, pipeline, delivery, report, timing)]
         if view:
             view.show(pipeline.snapshot, report.current())
             services.append(Page(view, pipeline, report))
@@ -205,10 +206,13 @@ def _parts(
     )
 
 
-def _camera(config: EdgeConfig, clock: Clock, record: Path | None) -> tuple[Camera, World | None]:
+def _camera(
+    config: EdgeConfig, clock: Clock, record: Path | None, opened: ExitStack
+) -> tuple[Camera, World | None]:
     camera, world = open_camera(config.camera, config.state, clock)
     if record:
         camera = Recorder(camera, record, getattr(config.camera, "fps", 0) or 10.0)
+    opened.callback(camera.close)
     if world and world.ended:
         log.warning(
             "%s: all items of this camera were shown before; only what waits for the hub is sent. "

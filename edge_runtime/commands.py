@@ -189,6 +189,28 @@ def edge_hazard_gone(config: Config = None, override: Overrides = None) -> None:
     )
 
 
+@app.command("emptied")
+def edge_emptied(config: Config = None, override: Overrides = None) -> None:
+    """Say that somebody has emptied the bin; the hub counts its fill anew.
+
+    For people, and for the script of a door switch. The bin passes it on within seconds, or when
+    it is started next.
+    """
+    from configs import load
+    from edge_runtime.config import EdgeConfig
+    from edge_runtime.services.notes import ask_for_emptied
+    from vision.errors import ConfigError, StorageError
+
+    state = load(EdgeConfig, config, override or []).state
+    if not (state / "outbox.sqlite").is_file():
+        raise ConfigError(f"state: no bin has run in {state}; name its settings with --config")
+    try:
+        ask_for_emptied(state)
+    except OSError as error:
+        raise StorageError(f"{state}: it could not be noted ({error.strerror})") from error
+    print(f"{state}: noted; the bin tells the hub")
+
+
 @app.command("requeue")
 def edge_requeue(
     config: Config = None,

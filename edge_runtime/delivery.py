@@ -28,8 +28,12 @@ from edge_runtime.transports.transport import Transport
 from edge_runtime.uplink import Uplink
 from vision.errors import BinsightError, StorageError
 from vision.events import ItemEvent
+from vision.notes import Note
 
 log = logging.getLogger(__name__)
+
+# Two weeks of notes; older ones go.
+_NOTES_BYTES = 1024 * 1024
 
 Connect = Callable[[HttpUplinkConfig | MqttUplinkConfig, Clock], Transport]
 
@@ -86,6 +90,11 @@ class Delivery:
         outbox, self._storage = open_outbox(self._path, self._bin_id, self._max_bytes)
         if self._storage:
             log.error("%s", self._storage)
+        self._notes, problem = open_outbox(
+            config.state / "notes.sqlite", self._bin_id, _NOTES_BYTES, Note
+        )
+        if problem:
+            log.error("%s", problem)
         self._current = _Channel(outbox)
         # Events in memory that leave by their own uplink, while new ones are stored again.
         self._leaving: _Channel | None = None
@@ -117,6 +126,23 @@ class Delivery:
                 self._current.outbox.append(event)
         except StorageError:
             self._unrecorded += 1
+
+    def append_note(self, note: Note) -> None:
+        """Store a note.
+
+        Raises:
+            StorageError: the disk does not take it.
+        """
+        self._notes.append(note)
+
+    def last_event(self) -> tuple[str, int]:
+        """Return the outbox that takes new events, and the number of its last one.
+
+        Raises:
+            StorageError: the disk cannot be read.
+        """
+        outbox = self._current.outbox
+        return outbox.outbox_id, outbox.last_number()
 
     def hurry(self) -> None:
         """Send what waits now: something in it is urgent."""
@@ -214,6 +240,7 @@ class Delivery:
             if channel.outbox.in_memory and (lost := channel.outbox.depth()):
                 log.error("%d events were in memory only and are lost", lost)
             channel.outbox.close()
+        self._notes.close()
 
     def _channels(self) -> list[_Channel]:
         return [self._current, *([self._leaving] if self._leaving else [])]
@@ -287,7 +314,7 @@ class Delivery:
         if identity.enrolled or identity.renewing or config.enrolment_code:
             code = config.enrolment_code or ""
             transport = SignedTransport(transport, identity, code, self._clock)
-        return Uplink(outbox, transport, config, self._clock)
+        return Uplink(outbox, transport, config, self._clock, self._notes)
 
     def _opened_identity(self) -> Identity:
         """Return the bin's key, one for all its uplinks."""

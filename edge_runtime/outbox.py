@@ -22,6 +22,7 @@ import apsw
 
 from vision.errors import StorageError, WireError
 from vision.events import Batch, ItemEvent
+from vision.notes import Note
 
 T = TypeVar("T")
 
@@ -51,7 +52,9 @@ RETURNING seq, CAST(body AS BLOB)
 """
 
 
-def open_outbox(path: Path, bin_id: str, max_bytes: int) -> tuple[Outbox, str]:
+def open_outbox(
+    path: Path, bin_id: str, max_bytes: int, holds: type[ItemEvent] | type[Note] = ItemEvent
+) -> tuple[Outbox, str]:
     """Open an outbox whatever the disk says: people wait before the bin.
 
     A damaged one is set aside, as .damaged, and a new one begun. Where the disk refuses (full,
@@ -61,7 +64,7 @@ def open_outbox(path: Path, bin_id: str, max_bytes: int) -> tuple[Outbox, str]:
         The outbox, and "" or in words what is wrong.
     """
     try:
-        return Outbox(path, bin_id, max_bytes), ""
+        return Outbox(path, bin_id, max_bytes, holds=holds), ""
     except StorageError as error:
         message = str(error)
         if isinstance(error.__cause__, apsw.NotADBError | apsw.CorruptError):
@@ -72,12 +75,12 @@ def open_outbox(path: Path, bin_id: str, max_bytes: int) -> tuple[Outbox, str]:
                     if (belongs := path.with_name(path.name + rest)).exists():
                         belongs.replace(aside.with_name(aside.name + rest))
                 return Outbox(
-                    path, bin_id, max_bytes
+                    path, bin_id, max_bytes, holds=holds
                 ), f"{message}; set aside as {aside.name}, a new one is begun"
             except (OSError, StorageError) as refused:
                 message = f"{message}, nor set aside ({refused})"
         return Outbox(
-            None, bin_id, max_bytes
+            None, bin_id, max_bytes, holds=holds
         ), f"{message}; events are held in memory and lost with the power"
 
 
@@ -89,6 +92,7 @@ class Outbox:
         bin_id: name that batches carry; None: the one in the file, which must be there.
         max_bytes: size of the file at most.
         synchronous: SQLite's own setting; another one is for measuring what it costs.
+        holds: what is queued: events, or notes.
 
     Attributes:
         outbox_id: under which the hub knows its numbers.
@@ -105,11 +109,13 @@ class Outbox:
         bin_id: str | None,
         max_bytes: int = 64 * 1024 * 1024,
         synchronous: str = SYNCHRONOUS,
+        holds: type[ItemEvent] | type[Note] = ItemEvent,
     ) -> None:
         self._path = path or ":memory:"
         self._lock = threading.Lock()
         self.in_memory = path is None
         self.max_bytes = max_bytes
+        self._holds = holds
         self._dropped_in_memory = 0
         try:
             if path:
@@ -145,8 +151,8 @@ class Outbox:
         except (apsw.Error, OSError) as error:
             raise StorageError(f"{self._path}: the outbox cannot be opened ({error})") from error
 
-    def append(self, event: ItemEvent) -> int:
-        """Store an event durably and return its number; when full, the oldest events go.
+    def append(self, event: ItemEvent | Note) -> int:
+        """Store an event or a note durably and return its number; when full, the oldest events go.
 
         Raises:
             StorageError: the disk refuses; the event is counted as dropped with the next one that
@@ -190,15 +196,22 @@ class Outbox:
         with self._guarded("read"):
             rows: list[Any] = self._db.execute(_OLDEST, (limit,)).fetchall()
             dropped = int(self._meta("dropped")) + self._dropped_in_memory
-        events = []
+        events: list[tuple[int, ItemEvent]] = []
+        notes: list[tuple[int, Note]] = []
         for seq, body in rows:
             try:
-                events.append((int(seq), ItemEvent.from_dict(json.loads(body))))
+                record = self._holds.from_dict(json.loads(body))
+                if isinstance(record, Note):
+                    notes.append((int(seq), record))
+                else:
+                    events.append((int(seq), record))
             except (WireError, ValueError) as error:
                 # Written by another version, or damaged: it must not hold up all that come after
                 # it.
                 self.quarantine(int(seq), str(error))
-        return Batch(self.outbox_id, self._bin_id, dropped, tuple(events)) if events else None
+        if not events and not notes:
+            return None
+        return Batch(self.outbox_id, self._bin_id, dropped, tuple(events), notes=tuple(notes))
 
     def ack(self, seq: int) -> None:
         """Forget all events up to and including `seq`: the hub holds them."""

@@ -21,6 +21,7 @@ from small_bundle import small_bundle
 
 from vision.bundle import DIGEST_KEY, MANIFEST_KEY
 from vision.events import ItemEvent
+from vision.notes import Note
 from vision.onnx_file import read_onnx, stamp
 
 ROOT = Path(__file__).parent.parent
@@ -77,6 +78,23 @@ def make_event() -> Callable[..., ItemEvent]:
             "sharpness": 300.0,
         }
         return ItemEvent(**{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_note() -> Callable[..., Note]:
+    """Build a note; any field may be overridden."""
+
+    def make(**changes: Any) -> Note:
+        fields: dict[str, Any] = {
+            "kind": "status",
+            "wall_utc_ms": 1_790_000_000_000,
+            "monotonic_ms": 5000,
+            "boot_id": "boot",
+            "clock_synced": True,
+        }
+        return Note(**{**fields, **changes})
 
     return make
 

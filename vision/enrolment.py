@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vision.errors import WireError
-from vision.events import storable
+from vision.record import storable
 from vision.signature import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
 
 KEY_REQUEST_SCHEMA = "binsight.key-request/1"

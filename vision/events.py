@@ -8,19 +8,13 @@ event. How they travel is in vision.wire; docs/events.md lists the fields.
 
 from __future__ import annotations
 
-import json
-import math
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from vision.errors import WireError
-
-MAX_TEXT_BYTES = 1000
-_MAX_INT = 2**63 - 1
-_LARGEST_FLOAT = int(sys.float_info.max)
+from vision.notes import Note
+from vision.record import read_record, record_fields, to_document
 
 
 class Outcome(StrEnum):
@@ -93,8 +87,7 @@ class ItemEvent:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the flat wire form, unknown fields included."""
-        document = asdict(self)
-        return {**document.pop("extra"), **document}
+        return to_document(self)
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ItemEvent:
@@ -103,82 +96,28 @@ class ItemEvent:
         Raises:
             WireError: a field is missing or of the wrong type.
         """
-        values: dict[str, Any] = {}
-        for name, kind in _EVENT_TYPES.items():
-            value = document.get(name, _EVENT_DEFAULTS.get(name))
-            if kind is float and type(value) is int and abs(value) <= _LARGEST_FLOAT:
-                value = float(value)
-            if type(value) is not kind or not storable(value):
-                raise WireError(
-                    f"event field {name!r} is {str(value)[:80]!r}; {kind.__name__} expected"
-                )
-            values[name] = value
-        extra = {}
-        if len(document) > len(_EVENT_TYPES) or not document.keys() <= _EVENT_TYPES.keys():
-            extra = {k: v for k, v in document.items() if k not in _EVENT_TYPES and k != "extra"}
-        if extra and not _json_storable(extra):
-            raise WireError("an unknown event field cannot be stored as JSON text")
-        return cls(**values, extra=extra)
+        return cls(**read_record(document, _FIELDS, "event"))
 
 
-def _json_storable(extra: Mapping[str, Any]) -> bool:
-    try:
-        return (
-            len(json.dumps(extra, ensure_ascii=False, allow_nan=False).encode())
-            <= 16 * MAX_TEXT_BYTES
-        )
-    except (ValueError, RecursionError):
-        return False
-
-
-def storable(value: object) -> bool:
-    """Return whether a lake's column can hold a value.
-
-    It holds 64-bit integers, finite numbers, and short text that encodes as UTF-8.
-    """
-    if isinstance(value, str) and value.isascii() and len(value) <= MAX_TEXT_BYTES:
-        return True  # nearly all are such, and there are millions
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, int):
-        return abs(value) <= _MAX_INT
-    if not isinstance(value, str):
-        return False
-    try:
-        return len(value.encode()) <= MAX_TEXT_BYTES
-    except UnicodeEncodeError:
-        return False
-
-
-_EVENT_TYPES: dict[str, type] = {
-    f.name: {"int": int, "str": str, "bool": bool, "float": float}[str(f.type)]
-    for f in fields(ItemEvent)
-    if f.name != "extra"
-}
-
-
-# Fields that older bins do not send.
-_EVENT_DEFAULTS = {
-    f.name: f.default
-    for f in fields(ItemEvent)
-    if f.name in ("frames_used", "energy_mj", "lid_fault")
-}
+_FIELDS = record_fields(ItemEvent)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive events of one outbox, as one request.
+    """Consecutive events, or notes, of one outbox, as one request.
 
     Attributes:
         outbox_id: identity of the durable queue; a new one after the bin's disk was replaced.
         bin_id: name that the operator gave the bin.
         dropped: events this outbox had to drop in its whole life because it was full.
-        events: (seq, event), seq strictly rising from 1 on in the life of the outbox.
+        events: (seq, event), seq strictly rising from 1 on in the life of the outbox; none in a
+            batch of notes.
         sent_monotonic_ms: the bin's monotonic clock when it sent this batch; with it the hub dates
             the events of a bin whose wall clock was never set. -1 if the bin does not send it.
         sent_boot_id: the boot in which the batch was sent; "" if the bin does not send it.
         takes_refusals: the bin understands a receipt that refuses single events.
-        refused: numbers of events that could not be read, rising; the reader's own note.
+        notes: (seq, note), likewise; a bin's notes have an outbox of their own.
+        refused: numbers of events that could not be read, rising; the reader's own remark.
         refusal: why, of the first of them; likewise.
     """
 
@@ -189,13 +128,19 @@ class Batch:
     sent_monotonic_ms: int = -1
     sent_boot_id: str = ""
     takes_refusals: bool = False
+    notes: tuple[tuple[int, Note], ...] = ()
     refused: tuple[int, ...] = field(default=(), metadata={"sent": False})
     refusal: str = field(default="", metadata={"sent": False})
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """Return the numbers of its events or notes, rising."""
+        return tuple(seq for seq, _ in self.events or self.notes)
+
+    @property
     def last_seq(self) -> int:
-        """Return the greatest number in the batch."""
-        return max((self.events[-1][0], *self.refused[-1:]))
+        """Return the greatest number in the batch, refused ones included."""
+        return max((*self.numbers[-1:], *self.refused[-1:]))
 
 
 @dataclass(frozen=True, slots=True)

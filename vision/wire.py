@@ -9,10 +9,16 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Any, TypeVar
 
 from vision.errors import WireError
-from vision.events import Batch, ItemEvent, Receipt, storable
+from vision.events import Batch, ItemEvent, Receipt
+from vision.notes import Note
+from vision.record import storable
+
+R = TypeVar("R")
 
 BATCH_SCHEMA = "binsight.batch/1"
 RECEIPT_SCHEMA = "binsight.receipt/1"
@@ -48,7 +54,7 @@ def bearer(token: str) -> str:
 
 def encode_batch(batch: Batch) -> bytes:
     """Return the compressed wire form of a batch."""
-    document = {
+    document: dict[str, Any] = {
         "schema": BATCH_SCHEMA,
         "outbox_id": batch.outbox_id,
         "bin_id": batch.bin_id,
@@ -58,6 +64,8 @@ def encode_batch(batch: Batch) -> bytes:
         "takes_refusals": batch.takes_refusals,
         "events": [{"seq": seq, **event.to_dict()} for seq, event in batch.events],
     }
+    if batch.notes:
+        document["notes"] = [{"seq": seq, **note.to_dict()} for seq, note in batch.notes]
     return zlib.compress(json.dumps(document, separators=(",", ":"), allow_nan=False).encode(), 6)
 
 
@@ -75,7 +83,6 @@ def decode_batch(body: bytes) -> Batch:
     outbox_id = document.get("outbox_id")
     bin_id = document.get("bin_id")
     dropped = document.get("dropped")
-    rows = document.get("events")
     for name, text in (("outbox_id", outbox_id), ("bin_id", bin_id)):
         if not isinstance(text, str) or not 1 <= len(text) <= 128 or not storable(text):
             raise WireError(
@@ -95,13 +102,12 @@ def decode_batch(body: bytes) -> Batch:
         raise WireError(
             "batch fields 'sent_monotonic_ms' and 'sent_boot_id' must be milliseconds and a text"
         )
-    if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_BATCH_EVENTS:
-        raise WireError(f"batch field 'events' must be a list of 1 to {MAX_BATCH_EVENTS} events")
     takes_refusals = document.get("takes_refusals", False)
     if type(takes_refusals) is not bool:
         raise WireError("batch field 'takes_refusals' must be true or false")
-    events, refusals = _read_events(rows)
-    if refusals and (not takes_refusals or not events or len(refusals) > MAX_REFUSED):
+    events, notes, refusals = _read_content(document)
+    readable = events or notes
+    if refusals and (not takes_refusals or not readable or len(refusals) > MAX_REFUSED):
         raise WireError(next(iter(refusals.values())))
     return Batch(
         str(outbox_id),
@@ -111,18 +117,43 @@ def decode_batch(body: bytes) -> Batch:
         sent_ms,
         boot_id,
         takes_refusals,
+        tuple(notes),
         tuple(refusals),
         next(iter(refusals.values()), ""),
     )
 
 
-def _read_events(rows: list[object]) -> tuple[list[tuple[int, ItemEvent]], dict[int, str]]:
-    """Return the events that can be read, and by number why the others cannot.
+def _read_content(
+    document: Mapping[str, Any],
+) -> tuple[list[tuple[int, ItemEvent]], list[tuple[int, Note]], dict[int, str]]:
+    """Return the events, or the notes, that can be read, and by number why others cannot.
 
     Raises:
-        WireError: the numbers do not rise, so no event can be refused by its number.
+        WireError: there are none, too many, or both; or their numbers do not rise.
     """
-    events = []
+    events = document.get("events")
+    notes = document.get("notes")
+    if events and notes:
+        raise WireError("a batch holds events or notes, not both")
+    what, rows = ("notes", notes) if notes else ("events", events)
+    if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_BATCH_EVENTS:
+        raise WireError(f"batch field {what!r} must be a list of 1 to {MAX_BATCH_EVENTS} {what}")
+    if notes:
+        read_notes, refusals = _read_all(rows, Note.from_dict)
+        return [], read_notes, refusals
+    read_events, refusals = _read_all(rows, ItemEvent.from_dict)
+    return read_events, [], refusals
+
+
+def _read_all(
+    rows: list[object], read: Callable[[Mapping[str, Any]], R]
+) -> tuple[list[tuple[int, R]], dict[int, str]]:
+    """Return the records that can be read, and by number why the others cannot.
+
+    Raises:
+        WireError: the numbers do not rise, so no record can be refused by its number.
+    """
+    found = []
     refusals: dict[int, str] = {}
     last = 0
     for row in rows:
@@ -132,11 +163,11 @@ def _read_events(rows: list[object]) -> tuple[list[tuple[int, ItemEvent]], dict[
         if type(seq) is not int or not last < seq < MAX_SEQ:
             raise WireError(f"event seq {seq!r} after {last}: numbers must rise")
         try:
-            events.append((seq, ItemEvent.from_dict(row)))
+            found.append((seq, read(row)))
         except WireError as error:
             refusals[seq] = str(error)
         last = seq
-    return events, refusals
+    return found, refusals
 
 
 def encode_receipt(receipt: Receipt) -> bytes:

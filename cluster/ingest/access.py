@@ -148,7 +148,7 @@ class Access:
             return
         if batch.bin_id != principal.bin_id:
             raise AccessError(f"key {principal.key_id} is not one of bin {batch.bin_id}")
-        numbers = [seq for seq, _ in batch.events] + list(batch.refused)
+        numbers = [*batch.numbers, *batch.refused]
         if subject != Subject(batch.outbox_id, min(numbers), max(numbers)):
             raise AccessError("the signature is about another outbox or other numbers")
 

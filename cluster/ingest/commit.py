@@ -11,25 +11,34 @@ at a time, so the high-water marks cannot change under it.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import pyarrow as pa
-
 from cluster.ingest.event_time import date_batch
-from cluster.ingest.ingest_log import IngestLog
-from cluster.lake.schema import events_table, rows_from_bytes, rows_to_bytes
+from cluster.ingest.ingest_log import LastNote, Rows
+from cluster.ingest.move import MOVED_ROWS, move_entries, open_settled
+from cluster.lake.schema import (
+    APPENDED,
+    EVENTS,
+    NOTES,
+    DatedBatch,
+    events_table,
+    notes_table,
+    rows_to_bytes,
+)
 from cluster.lake.store import Lake
 from vision.errors import AccessError, BusyError, StorageError
 from vision.events import Batch, Receipt
 
 log = logging.getLogger(__name__)
 
-LOG_NAME = "ingest_log.sqlite"
 # How often the mover looks whether enough has come together.
 _MOVER_TICK_S = 0.5
+# Notes are few, and the last ones are in the log: they wait for so many intervals.
+_NOTES_EVERY = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ class Limits:
     commit_interval_s: float = 0.05
     commit_events: int = 50_000
     lake_interval_s: float = 10.0
-    lake_events: int = 200_000
+    lake_events: int = MOVED_ROWS
     waiting_events: int = 200_000
     log_events: int = 20_000_000
 
@@ -94,11 +103,11 @@ class Ingest:
         self.counters = Counters()
         self.broken = ""
         self.lake_problem = ""
-        lake.claim()
+        lake.claim.take()
         try:
-            self._log = _open_settled(lake)
+            self._log = open_settled(lake)
         except StorageError:
-            lake.release()
+            lake.claim.release()
             raise
         outboxes = self._log.outboxes()
         self._marks = {outbox_id: mark for outbox_id, (_, mark) in outboxes.items()}
@@ -108,6 +117,14 @@ class Ingest:
     def waiting_events(self) -> int:
         """Return how many acknowledged events the lake does not hold yet."""
         return self._log.waiting_events
+
+    def last_notes(self) -> list[LastNote]:
+        """Return the last note of each kind of each bin.
+
+        Raises:
+            StorageError: the log cannot be read.
+        """
+        return self._log.last_notes()
 
     def mark(self, outbox_id: str) -> int:
         """Return the greatest acknowledged event number of an outbox, 0 for an unknown one."""
@@ -131,7 +148,7 @@ class Ingest:
                 f"({self.lake_problem})"
             )
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._queued_events += len(batch.events)
+        self._queued_events += len(batch.numbers)
         await self._queue.put((batch, future))
         return await future
 
@@ -163,10 +180,10 @@ class Ingest:
     async def _commit_next(self) -> None:
         self._group = [await self._queue.get()]
         await asyncio.sleep(self._limits.commit_interval_s)
-        events = len(self._group[0][0].events)
+        events = len(self._group[0][0].numbers)
         while not self._queue.empty() and events < self._limits.commit_events:
             self._group.append(self._queue.get_nowait())
-            events += len(self._group[-1][0].events)
+            events += len(self._group[-1][0].numbers)
         self._queued_events -= events
         try:
             receipts = await asyncio.to_thread(self.commit, [batch for batch, _ in self._group])
@@ -183,16 +200,23 @@ class Ingest:
                 future.set_result(receipt)
 
     async def _move_for_ever(self) -> None:
-        waited_s = 0.0
+        waited_s = notes_waited_s = 0.0
         failed = False
         while True:
             await asyncio.sleep(_MOVER_TICK_S)
             waited_s += _MOVER_TICK_S
+            notes_waited_s += _MOVER_TICK_S
+            due = []
             full = self._log.waiting_events >= self._limits.lake_events and not failed
             if self._log.waiting_events and (full or waited_s >= self._limits.lake_interval_s):
                 waited_s = 0.0
+                due.append(EVENTS)
+            if notes_waited_s >= _NOTES_EVERY * self._limits.lake_interval_s:
+                notes_waited_s = 0.0
+                due.append(NOTES)
+            if due:
                 try:
-                    await asyncio.to_thread(self.move)
+                    await asyncio.to_thread(self.move, due)
                     failed = False
                 except StorageError:
                     failed = True
@@ -221,9 +245,9 @@ class Ingest:
             if owner != batch.bin_id:
                 receipts.append(AccessError(f"outbox {batch.outbox_id} is of another bin"))
                 continue
-            new = tuple(pair for pair in batch.events if pair[0] > marks[batch.outbox_id])
-            if new:
-                fresh.append(replace(batch, events=new))
+            new = _after(batch, marks[batch.outbox_id])
+            if new.numbers:
+                fresh.append(new)
             marks[batch.outbox_id] = max(marks[batch.outbox_id], batch.last_seq)
             receipts.append(
                 Receipt(batch.outbox_id, marks[batch.outbox_id], batch.refused, batch.refusal)
@@ -234,9 +258,9 @@ class Ingest:
         if fresh:
             received_utc_ms = self._now_utc_ms()
             dated = [date_batch(batch, received_utc_ms) for batch in fresh]
-            rows = rows_to_bytes(events_table(dated, received_utc_ms))
             news = {b.outbox_id: (b.bin_id, marks[b.outbox_id]) for b in fresh}
-            self._log.append(rows, stored, news)
+            groups = _groups(dated, received_utc_ms)
+            self._log.append(groups, news, _last_notes(dated, received_utc_ms))
             self._marks.update({outbox_id: mark for outbox_id, (_, mark) in news.items()})
             self._owners.update({outbox_id: owner for outbox_id, (owner, _) in news.items()})
             self.counters.commits += 1
@@ -247,15 +271,21 @@ class Ingest:
             self.move()
         return receipts
 
-    def move(self) -> int:
-        """Move what waits in the log to the lake, and return how many events that were.
+    def move(self, tables: Sequence[str] = APPENDED) -> int:
+        """Move what waits in the log to the lake, and return how many rows that were.
+
+        Args:
+            tables: to these.
 
         Raises:
             StorageError: the lake does not take them; they stay in the log.
         """
         with self._moving:
             try:
-                moved = _move(self._log, self._lake, self._limits.lake_events)
+                moved = sum(
+                    move_entries(self._log, self._lake, table, self._limits.lake_events)
+                    for table in tables
+                )
             except Exception as error:
                 self.lake_problem = f"the lake does not take what waits in the log ({error})"
                 raise StorageError(self.lake_problem) from error
@@ -272,74 +302,35 @@ class Ingest:
         finally:
             with self._moving:
                 self._log.close()
-                self._lake.release()
+                self._lake.claim.release()
 
 
-def move_waiting(lake: Lake) -> int:
-    """Move what a hub left in its log to the lake, unless a hub runs; return the events moved.
-
-    Raises:
-        StorageError: log or lake cannot be read or written.
-    """
-    if not (lake.folder / LOG_NAME).exists() or not lake.try_claim():
-        return 0
-    try:
-        waiting = _open_settled(lake)
-        try:
-            return _move(waiting, lake, Limits().lake_events)
-        finally:
-            waiting.close()
-    finally:
-        lake.release()
+def _after(batch: Batch, mark: int) -> Batch:
+    """Return a batch with what has a greater number than a mark."""
+    if batch.notes:
+        return replace(batch, notes=tuple(pair for pair in batch.notes if pair[0] > mark))
+    return replace(batch, events=tuple(pair for pair in batch.events if pair[0] > mark))
 
 
-def _open_settled(lake: Lake) -> IngestLog:
-    """Open the log of a lake, and bring the two together.
-
-    A kill may have come after the lake's commit and before the log forgot it. A log that is new, or
-    older than the lake (a restored copy), learns the marks from the lake's own rows.
-    """
-    ingest_log = IngestLog(lake.folder / LOG_NAME)
-    try:
-        moved = lake.moved(ingest_log.log_id, ingest_log.forgotten())
-        known = ingest_log.last_number()
-        if moved > known or (known == 0 and lake.has_events()):
-            log.warning("ingest: the log is older than the lake; its marks are read from the lake")
-            ingest_log.restore(lake.outboxes(), max(moved, known))
-        ingest_log.trim(moved)
-    except StorageError:
-        ingest_log.close()
-        raise
-    return ingest_log
+def _groups(dated: Sequence[DatedBatch], received_utc_ms: int) -> list[Rows]:
+    """Return the rows of batches for the tables of the lake."""
+    events = events_table([d for d in dated if d.batch.events], received_utc_ms)
+    notes = notes_table([d for d in dated if d.batch.notes], received_utc_ms)
+    tables = {EVENTS: events, NOTES: notes}
+    return [
+        Rows(name, table.num_rows, rows_to_bytes(table))
+        for name, table in tables.items()
+        if table.num_rows
+    ]
 
 
-def _move(ingest_log: IngestLog, lake: Lake, events: int) -> int:
-    """Move the entries that the log holds now; those that come meanwhile wait for the next time.
-
-    Whatever goes wrong, the lake is asked what it holds before anything is tried again: a commit
-    that failed may have reached the disk all the same.
-    """
-    moved = 0
-    end = ingest_log.last_number()
-    ingest_log.trim(lake.moved(ingest_log.log_id, ingest_log.forgotten()))
-    while entries := ingest_log.first(events, end):
-        tables = [_readable(ingest_log, number, rows) for number, rows in entries]
-        found = [table for table in tables if table is not None]
-        last = entries[-1][0]
-        if found:
-            rows = pa.concat_tables(found, promote_options="default")
-            lake.append(rows, ingest_log.log_id, last)
-            moved += rows.num_rows
-        ingest_log.trim(last)
-        lake.maintain()
-    return moved
-
-
-def _readable(ingest_log: IngestLog, number: int, rows: bytes) -> pa.Table | None:
-    """Return the rows of an entry; one that the disk has damaged is set aside."""
-    try:
-        return rows_from_bytes(rows)
-    except (pa.ArrowException, OSError) as error:
-        log.critical("ingest: entry %d of the log is damaged and set aside (%s)", number, error)
-        ingest_log.set_aside(number)
-        return None
+def _last_notes(dated: Sequence[DatedBatch], received_utc_ms: int) -> list[LastNote]:
+    """Return the last note of each bin and kind."""
+    last: dict[tuple[str, str], LastNote] = {}
+    for one in dated:
+        for (_, note), time in zip(one.batch.notes, one.event_times, strict=False):
+            bin_id = one.batch.bin_id
+            last[bin_id, note.kind] = LastNote(
+                bin_id, note.kind, received_utc_ms, time.utc_ms, json.dumps(note.to_dict())
+            )
+    return list(last.values())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from cluster.lake.schema import DatedBatch, EventTime
 from vision.events import Batch, ItemEvent
+from vision.notes import Note
 
 # No bin of this make was in a street before.
 EARLIEST_UTC_MS = 1_735_689_600_000
@@ -17,17 +18,18 @@ FUTURE_MS = 600_000
 
 
 def date_batch(batch: Batch, received_utc_ms: int) -> DatedBatch:
-    """Return a batch with the time of each of its events.
+    """Return a batch with the time of each of its events, or notes.
 
     Args:
         batch: as the bin sent it.
         received_utc_ms: time of arrival by the hub's clock.
     """
-    times = tuple(event_time(event, batch, received_utc_ms) for _, event in batch.events)
+    records = batch.events or batch.notes
+    times = tuple(event_time(record, batch, received_utc_ms) for _, record in records)
     return DatedBatch(batch, times)
 
 
-def event_time(event: ItemEvent, batch: Batch, received_utc_ms: int) -> EventTime:
+def event_time(event: ItemEvent | Note, batch: Batch, received_utc_ms: int) -> EventTime:
     """Return when an event happened, and which clock says so.
 
     "bin": its wall clock was set, and does not speak of the future. "hub": from the bin's monotonic
@@ -35,7 +37,7 @@ def event_time(event: ItemEvent, batch: Batch, received_utc_ms: int) -> EventTim
     before that start; "arrival": the bin says nothing of its clock.
 
     Args:
-        event: one of the batch.
+        event: or note, one of the batch.
         batch: names the bin's monotonic time of sending.
         received_utc_ms: time of arrival by the hub's clock.
     """

@@ -1,7 +1,7 @@
 """What comes in and what is answered, the same by HTTP and by MQTT.
 
 Each error has its answer here, and nowhere else: what an answer means to a bin is in
-`edge_runtime.uplink`.
+`edge_runtime.sender`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ connection. A group of batches and the new high-water marks of their outboxes ar
 and its fsync is what a receipt stands for. It costs the same however large the lake is; why it is
 here and what was measured: docs/decisions/0013-a-log-before-the-lake.md.
 
+Of each bin it also keeps the last note of each kind, for good: the operator asks for it at once.
+
 It knows nothing of deltalake, HTTP or the content of a group.
 """
 
@@ -12,29 +14,70 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 
+from cluster.lake.schema import EVENTS
 from vision.errors import StorageError
 
 # Outbox -> its bin, and its greatest event number.
 Outboxes = Mapping[str, tuple[str, int]]
 
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What is moved to one table of the lake.
+
+    Attributes:
+        table: its name.
+        count: of the rows.
+        data: the rows as the lake takes them.
+    """
+
+    table: str
+    count: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LastNote:
+    """The last note of its kind of a bin.
+
+    Attributes:
+        bin_id, kind: whose, and which.
+        received_utc_ms: when it arrived.
+        noted_utc_ms: when the bin wrote it.
+        body: its JSON.
+    """
+
+    bin_id: str
+    kind: str
+    received_utc_ms: int
+    noted_utc_ms: int
+    body: str
+
+
 # AUTOINCREMENT: a number is never given twice, also when the log was empty in between. The lake
 # knows by it what it holds.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, events INTEGER NOT NULL, rows BLOB NOT NULL);
+    number INTEGER PRIMARY KEY AUTOINCREMENT, events INTEGER NOT NULL, rows BLOB NOT NULL,
+    lake_table TEXT NOT NULL DEFAULT 'events');
 CREATE TABLE IF NOT EXISTS damaged (
     number INTEGER PRIMARY KEY, events INTEGER NOT NULL, rows BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS last_note (
+    bin_id TEXT NOT NULL, kind TEXT NOT NULL, received_utc_ms INTEGER NOT NULL,
+    noted_utc_ms INTEGER NOT NULL, body TEXT NOT NULL, PRIMARY KEY (bin_id, kind)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (
     outbox_id TEXT PRIMARY KEY, bin_id TEXT NOT NULL, acked_seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-_WAITING = "SELECT coalesce(sum(events), 0) FROM entry"
+_WAITING = "SELECT coalesce(sum(events), 0) FROM entry WHERE lake_table = 'events'"
+_OF_BEFORE = "SELECT count(*) = 0 FROM pragma_table_info('entry') WHERE name = 'lake_table'"
 # The file gives its room back to the disk when its WAL is this large.
 _WAL_BYTES = 64 * 1024 * 1024
 
@@ -65,6 +108,10 @@ class IngestLog:
             ):
                 self._db.execute(f"PRAGMA {pragma}").fetchall()
             self._db.execute(_SCHEMA).fetchall()
+            if self._number(_OF_BEFORE):  # a log of a hub that knew no notes
+                self._db.execute(
+                    "ALTER TABLE entry ADD COLUMN lake_table TEXT NOT NULL DEFAULT 'events'"
+                ).fetchall()
             self._db.execute(
                 "INSERT OR IGNORE INTO meta VALUES ('log_id', ?)", (uuid.uuid4().hex,)
             ).fetchall()
@@ -83,41 +130,62 @@ class IngestLog:
         with self._guarded("read"):
             return self._number("SELECT coalesce(max(seq), 0) FROM sqlite_sequence")
 
-    def forgotten(self) -> int:
-        """Return the number of the last entry that this log holds no more, 0 if it holds all."""
+    def forgotten(self, table: str) -> int:
+        """Return the number of the last entry for a table that this log holds no more.
+
+        Before it holds one, or once it holds none, that is the greatest number ever given.
+        """
         with self._guarded("read"):
             return self._number(
-                "SELECT coalesce((SELECT min(number) - 1 FROM entry), "
-                "(SELECT max(seq) FROM sqlite_sequence), 0)"
+                "SELECT coalesce((SELECT min(number) - 1 FROM entry WHERE lake_table = ?), "
+                "(SELECT max(seq) FROM sqlite_sequence), 0)",
+                (table,),
             )
 
-    def append(self, rows: bytes, events: int, outboxes: Outboxes) -> None:
-        """Store a group and the marks after it, durably, all or nothing.
+    def append(
+        self, groups: Sequence[Rows], outboxes: Outboxes, notes: Sequence[LastNote] = ()
+    ) -> None:
+        """Store groups of rows and the marks after them, durably, all or nothing.
 
         Args:
-            rows: the group as the lake takes it.
-            events: how many it holds.
-            outboxes: of its batches: bin, and greatest event number.
+            groups: one for each table.
+            outboxes: of their batches: bin, and greatest number.
+            notes: the last ones, of each bin and kind.
 
         Raises:
             StorageError: nothing may be acknowledged.
         """
         with self._guarded("written"), self._db:
-            self._db.execute("INSERT INTO entry(events, rows) VALUES (?, ?)", (events, rows))
+            self._db.executemany(
+                "INSERT INTO entry(events, rows, lake_table) VALUES (?, ?, ?)",
+                [(group.count, group.data, group.table) for group in groups],
+            )
             self._set_marks(outboxes)
-            self.waiting_events += events
+            self._db.executemany(
+                "INSERT OR REPLACE INTO last_note VALUES (?, ?, ?, ?, ?)",
+                [(n.bin_id, n.kind, n.received_utc_ms, n.noted_utc_ms, n.body) for n in notes],
+            )
+        self.waiting_events += sum(group.count for group in groups if group.table == EVENTS)
 
-    def first(self, events: int, end: int) -> list[tuple[int, bytes]]:
-        """Return the oldest entries, (number, rows) in rising order.
+    def last_notes(self) -> list[LastNote]:
+        """Return the last note of each kind of each bin, by bin and kind."""
+        with self._guarded("read"):
+            return _last_notes(self._db)
+
+    def first(self, table: str, events: int, end: int) -> list[tuple[int, bytes]]:
+        """Return the oldest entries for a table, (number, rows) in rising order.
 
         Args:
-            events: of about so many events.
+            table: of the lake.
+            events: of about so many rows.
             end: greatest number.
         """
         taken: list[tuple[int, bytes]] = []
         with self._guarded("read"):
             found = self._db.execute(
-                "SELECT number, events, rows FROM entry WHERE number <= ? ORDER BY number", (end,)
+                "SELECT number, events, rows FROM entry WHERE lake_table = ? AND number <= ? "
+                "ORDER BY number",
+                (table, end),
             )
             for number, held, rows in found:
                 taken.append((number, rows))
@@ -126,17 +194,21 @@ class IngestLog:
                     break
         return taken
 
-    def trim(self, number: int) -> None:
-        """Forget the entries up to a number: the lake holds them durably."""
+    def trim(self, table: str, number: int) -> None:
+        """Forget the entries for a table up to a number: the lake holds them durably."""
         with self._guarded("written"):
-            self._db.execute("DELETE FROM entry WHERE number <= ?", (number,)).fetchall()
+            self._db.execute(
+                "DELETE FROM entry WHERE lake_table = ? AND number <= ?", (table, number)
+            ).fetchall()
             self.waiting_events = self._number(_WAITING)
 
     def set_aside(self, number: int) -> None:
         """Keep a damaged entry for a person to look at; it is no longer moved."""
         with self._guarded("written"), self._db:
             self._db.execute(
-                "INSERT OR REPLACE INTO damaged SELECT * FROM entry WHERE number = ?", (number,)
+                "INSERT OR REPLACE INTO damaged SELECT number, events, rows FROM entry "
+                "WHERE number = ?",
+                (number,),
             )
 
     def set_aside_entries(self) -> int:
@@ -168,8 +240,8 @@ class IngestLog:
             [(outbox_id, bin_id, seq) for outbox_id, (bin_id, seq) in outboxes.items()],
         )
 
-    def _number(self, question: str) -> int:
-        [(number,)] = self._db.execute(question)
+    def _number(self, question: str, values: tuple[str, ...] = ()) -> int:
+        [(number,)] = self._db.execute(question, values)
         return int(str(number))
 
     @contextmanager
@@ -212,15 +284,39 @@ def look_into_log(path: Path) -> tuple[int, int]:
     Raises:
         StorageError: it cannot be read.
     """
+    with _looking_into(path) as db:
+        [(waiting, damaged)] = db.execute(
+            f"SELECT ({_WAITING}), (SELECT count(*) FROM damaged)"  # noqa: S608  a constant
+        )
+    return int(str(waiting)), int(str(damaged))
+
+
+def last_notes(path: Path) -> list[LastNote]:
+    """Return the last notes that a log holds; changes nothing.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    with _looking_into(path) as db:
+        return _last_notes(db)
+
+
+@contextmanager
+def _looking_into(path: Path) -> Iterator[apsw.Connection]:
     try:
         db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         try:
             db.set_busy_timeout(10_000)
-            [(waiting, damaged)] = db.execute(
-                f"SELECT ({_WAITING}), (SELECT count(*) FROM damaged)"  # noqa: S608  a constant
-            )
+            yield db
         finally:
             db.close()
     except apsw.Error as error:
         raise StorageError(f"{path}: the ingest log cannot be read ({error})") from error
-    return int(str(waiting)), int(str(damaged))
+
+
+def _last_notes(db: apsw.Connection) -> list[LastNote]:
+    rows = db.execute("SELECT * FROM last_note ORDER BY bin_id, kind")
+    return [
+        LastNote(str(bin_id), str(kind), int(str(received)), int(str(noted)), str(body))
+        for bin_id, kind, received, noted, body in rows
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -12,29 +12,38 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from vision.events import Batch, ItemEvent
+from vision.notes import Note
+from vision.record import record_fields
 
 # Names of the tables.
 EVENTS = "events"
+NOTES = "notes"
 ITEMS = "statistics_items"
 OUTBOXES = "statistics_outboxes"
+# The hub appends to them what its ingest log holds.
+APPENDED = (EVENTS, NOTES)
 
-_ARROW = {"int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "float": pa.float64()}
-_EVENT_FIELDS = tuple(f for f in fields(ItemEvent) if f.name != "extra")
+_ARROW = {int: pa.int64(), str: pa.string(), bool: pa.bool_(), float: pa.float64()}
+# Of both tables. An "event" is a row here, a note too.
+_HUB_COLUMNS = [
+    ("outbox_id", pa.string()),
+    ("seq", pa.int64()),
+    ("bin_id", pa.string()),
+    ("outbox_dropped", pa.int64()),
+    ("received_utc_ms", pa.int64()),
+    ("event_utc_ms", pa.int64()),
+    ("event_time_source", pa.string()),
+    ("arrival_date", pa.string()),
+]
+
+
+def _columns(record: type[ItemEvent] | type[Note]) -> list[tuple[str, pa.DataType]]:
+    return [(name, _ARROW[kind]) for name, kind in record_fields(record).kinds.items()]
+
+
 # `extra` holds the fields of newer bins as JSON text.
-EVENT_SCHEMA = pa.schema(
-    [
-        ("outbox_id", pa.string()),
-        ("seq", pa.int64()),
-        ("bin_id", pa.string()),
-        ("outbox_dropped", pa.int64()),
-        ("received_utc_ms", pa.int64()),
-        ("event_utc_ms", pa.int64()),
-        ("event_time_source", pa.string()),
-        ("arrival_date", pa.string()),
-        *((f.name, _ARROW[str(f.type)]) for f in _EVENT_FIELDS),
-        ("extra", pa.string()),
-    ]
-)
+EVENT_SCHEMA = pa.schema([*_HUB_COLUMNS, *_columns(ItemEvent), ("extra", pa.string())])
+NOTE_SCHEMA = pa.schema([*_HUB_COLUMNS, *_columns(Note), ("extra", pa.string())])
 
 
 class EventTime(NamedTuple):
@@ -55,7 +64,7 @@ class DatedBatch:
 
     Attributes:
         batch: of one outbox.
-        event_times: one for each of its events, in their order.
+        event_times: one for each of its events, or notes, in their order.
     """
 
     batch: Batch
@@ -63,12 +72,25 @@ class DatedBatch:
 
 
 def events_table(batches: Sequence[DatedBatch], received_utc_ms: int) -> pa.Table:
-    """Return batches as one Arrow table of EVENT_SCHEMA, one row an event."""
+    """Return the events of batches as one Arrow table of EVENT_SCHEMA, one row an event."""
+    return _table([(dated, dated.batch.events) for dated in batches], received_utc_ms, EVENT_SCHEMA)
+
+
+def notes_table(batches: Sequence[DatedBatch], received_utc_ms: int) -> pa.Table:
+    """Return the notes of batches as one Arrow table of NOTE_SCHEMA, one row a note."""
+    return _table([(dated, dated.batch.notes) for dated in batches], received_utc_ms, NOTE_SCHEMA)
+
+
+def _table(
+    batches: Sequence[tuple[DatedBatch, Sequence[tuple[int, ItemEvent | Note]]]],
+    received_utc_ms: int,
+    schema: pa.Schema,
+) -> pa.Table:
     day = datetime.fromtimestamp(received_utc_ms / 1000, UTC).date().isoformat()
     rows = [
-        (dated.batch, seq, event, time)
-        for dated in batches
-        for (seq, event), time in zip(dated.batch.events, dated.event_times, strict=True)
+        (dated.batch, seq, record, time)
+        for dated, records in batches
+        for (seq, record), time in zip(records, dated.event_times, strict=True)
     ]
     columns: dict[str, Any] = {
         "outbox_id": [batch.outbox_id for batch, _, _, _ in rows],
@@ -80,15 +102,16 @@ def events_table(batches: Sequence[DatedBatch], received_utc_ms: int) -> pa.Tabl
         "event_time_source": [time.source for _, _, _, time in rows],
         "arrival_date": [day] * len(rows),
         "extra": [
-            json.dumps(dict(event.extra), sort_keys=True) if event.extra else None
-            for _, _, event, _ in rows
+            json.dumps(dict(record.extra), sort_keys=True) if record.extra else None
+            for _, _, record, _ in rows
         ],
     }
-    for f in _EVENT_FIELDS:
-        value_of = attrgetter(f.name)
-        columns[f.name] = [value_of(event) for _, _, event, _ in rows]
-    arrays = [pa.array(columns[field.name], field.type) for field in EVENT_SCHEMA]
-    return pa.Table.from_arrays(arrays, schema=EVENT_SCHEMA)
+    for name in schema.names:
+        if name not in columns:
+            value_of = attrgetter(name)
+            columns[name] = [value_of(record) for _, _, record, _ in rows]
+    arrays = [pa.array(columns[field.name], field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def rows_to_bytes(table: pa.Table) -> bytes:

@@ -10,12 +10,11 @@ the years: the table is kept open, small files are compacted, and old ones and o
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -29,8 +28,9 @@ from deltalake import (
 )
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from cluster.lake.claim import Claim
 from cluster.lake.durable import drop_torn_commits, sync_all, sync_commit
-from cluster.lake.schema import EVENTS
+from cluster.lake.schema import APPENDED, EVENTS
 from vision.errors import StorageError
 
 T = TypeVar("T")
@@ -44,10 +44,6 @@ COMPACT_BYTES = 64 * 1024 * 1024
 KEEP_FILES_HOURS = 24
 # A statistics table is cleaned up after so many versions.
 CLEAN_EVERY_VERSIONS = 32
-# Another process may have the lake for moments: a hub that stops, an aggregation that moves what a
-# stopped hub left.
-CLAIM_WAIT_S = 3.0
-_LOCK_NAME = ".hub.lock"
 # Columns that part a statistics table.
 PART_COLUMNS = ("arrival_date", "part")
 # Names of Delta's own table properties.
@@ -61,24 +57,38 @@ _PROPERTIES = {
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
+@dataclass(slots=True, eq=False)
+class _Appended:
+    """What the writer keeps of a table that nobody else may commit to.
+
+    Attributes:
+        table: kept open.
+        settled: whether all that it holds is synced.
+        rows: how many it holds; None if not known.
+        commits_since_compaction: to it.
+    """
+
+    table: DeltaTable | None = None
+    settled: bool = False
+    rows: int | None = None
+    commits_since_compaction: int = 0
+
+
 class Lake:
-    """The event table and the statistics tables of one hub.
+    """The tables of one hub: those that it appends to (APPENDED), and the statistics.
 
     Args:
         root: folder; made if missing.
 
     Attributes:
         folder: as given.
+        claim: the right to append.
     """
 
     def __init__(self, root: Path) -> None:
         self.folder = root
-        self._settled = False
-        self._claim: TextIO | None = None
-        # The writer's own: nobody else may commit to the events.
-        self._events: DeltaTable | None = None
-        self._event_count: int | None = None
-        self._commits_since_compaction = 0
+        self.claim = Claim(root)
+        self._appended = {name: _Appended() for name in APPENDED}
         if unquote(str(root.resolve())) != str(root.resolve()):
             raise StorageError(
                 f"{root}: deltalake takes %XX in a path for an encoded letter; name another folder"
@@ -95,106 +105,58 @@ class Lake:
                 f"{root}: the lake's folder cannot be made ({error.strerror})"
             ) from error
 
-    def claim(self) -> None:
-        """Become the one hub that takes events into this lake, until `release`.
-
-        Raises:
-            StorageError: another hub is.
-        """
-        deadline = time.monotonic() + CLAIM_WAIT_S
-        while not self.try_claim():
-            if time.monotonic() > deadline:
-                raise StorageError(
-                    f"{self.folder}: another hub takes events into this lake; stop it, or name "
-                    "another lake"
-                )
-            time.sleep(0.1)
-
-    def try_claim(self) -> bool:
-        """Claim the lake if no other hub has it, and return whether it worked."""
-        try:
-            claim = (self.folder / _LOCK_NAME).open("w")
-        except OSError as error:
-            raise StorageError(
-                f"{self.folder / _LOCK_NAME}: cannot be opened ({error.strerror})"
-            ) from error
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            claim.close()
-            return False
-        self._claim = claim
-        return True
-
-    def is_claimed(self) -> bool:
-        """Return whether a hub has the lake; changes nothing.
-
-        Raises:
-            StorageError: it cannot be found out.
-        """
-        try:
-            with (self.folder / _LOCK_NAME).open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            raise StorageError(f"{self.folder / _LOCK_NAME}: {error.strerror}") from error
-        return False
-
-    def release(self) -> None:
-        """Let another hub claim the lake."""
-        if self._claim is not None:
-            self._claim.close()
-            self._claim = None
-
-    def moved(self, log_id: str, forgotten: int) -> int:
-        """Return the number of the last entry of an ingest log that the events durably hold, or 0.
+    def moved(self, log_id: str, forgotten: int, name: str = EVENTS) -> int:
+        """Return the number of the last entry of an ingest log that a table durably holds, or 0.
 
         After a start, or a failure, the disk may hold commits that nobody has synced.
 
         Args:
             log_id: of the log.
-            forgotten: number of the last entry that the log holds no more.
+            forgotten: number of the last entry for this table that the log holds no more.
+            name: of the table.
 
         Raises:
             StorageError: files are missing that nothing can bring back.
         """
-        if not self._settled:
+        own = self._appended[name]
+        if not own.settled:
             sync_all()
-            self._mapped(EVENTS, "cannot be settled", lambda: self._drop_torn(log_id, forgotten))
-        table = self._open_events()
-        self._settled = True
+            self._mapped(
+                name, "cannot be settled", lambda: self._drop_torn(name, log_id, forgotten)
+            )
+        table = self._kept_open(name)
+        own.settled = True
         return int((table.transaction_version(log_id) if table else None) or 0)
 
-    def append(self, rows: pa.Table, log_id: str, last_number: int) -> None:
-        """Store events in one durable commit that names what it holds of an ingest log.
+    def append(self, rows: pa.Table, log_id: str, last_number: int, name: str = EVENTS) -> None:
+        """Store rows in one durable commit that names what it holds of an ingest log.
 
         Args:
-            rows: of EVENT_SCHEMA.
+            rows: of the table's schema.
             log_id: the log that they come from.
             last_number: of the last entry among them.
+            name: of the table.
 
         Raises:
             StorageError: the log must keep them. They may be in the lake all the same: ask `moved`.
         """
-        self._guarded(lambda: self._append(rows, log_id, last_number))
-        self._commits_since_compaction += 1
+        self._guarded(name, lambda: self._append(name, rows, log_id, last_number))
+        self._appended[name].commits_since_compaction += 1
 
-    def maintain(self) -> None:
+    def maintain(self, name: str = EVENTS) -> None:
         """Compact and clean up where it is due; readers of the last KEEP_FILES_HOURS go on.
 
         Raises:
             StorageError: it was not done; nothing is lost.
         """
-        if self._commits_since_compaction >= COMPACT_EVERY_COMMITS and self._events is not None:
-            self._guarded(self._compact)
-            self._commits_since_compaction = 0
+        own = self._appended[name]
+        if own.commits_since_compaction >= COMPACT_EVERY_COMMITS and own.table is not None:
+            self._guarded(name, lambda: self._compact(name))
+            own.commits_since_compaction = 0
 
     def event_count(self) -> int:
         """Return how many events the lake holds."""
-        known = self._event_count
+        known = self._appended[EVENTS].rows
         return self._count(self._open(EVENTS)) if known is None else known
 
     def has_events(self) -> bool:
@@ -202,12 +164,12 @@ class Lake:
         return self._open(EVENTS) is not None
 
     def outboxes(self) -> dict[str, tuple[str, int]]:
-        """Return the bin of each outbox, and its greatest event number.
+        """Return the bin of each outbox, and its greatest number.
 
         Reads three columns of every file. Of several bins it is the one of the greatest number.
         """
         found: dict[str, tuple[str, int]] = {}
-        for file in self.files(EVENTS):
+        for file in (file for name in APPENDED for file in self.files(name)):
             rows = pq.read_table(file, columns=["outbox_id", "bin_id", "seq"], partitioning=None)
             groups = rows.group_by(["outbox_id", "bin_id"]).aggregate([("seq", "max")])
             for row in groups.to_pylist():
@@ -267,47 +229,49 @@ class Lake:
             groups.setdefault(Path(uri).parent.name.partition("=")[2], []).append(uri)
         return groups
 
-    def _drop_torn(self, log_id: str, forgotten: int) -> None:
-        if torn := drop_torn_commits(self.folder / EVENTS, log_id, forgotten):
+    def _drop_torn(self, name: str, log_id: str, forgotten: int) -> None:
+        if torn := drop_torn_commits(self.folder / name, log_id, forgotten):
             log.warning(
-                "lake: commits %s were cut off half-way; their events come again from the log",
+                "lake: commits %s of %s were cut off half-way; they come again from the log",
                 ", ".join(map(str, torn)),
+                name,
             )
 
-    def _open_events(self) -> DeltaTable | None:
-        """Return the events, kept open; what is left to compact of the newest date is counted."""
-        if self._events is None and (table := self._open(EVENTS)):
-            self._events = table
+    def _kept_open(self, name: str) -> DeltaTable | None:
+        """Return a table, kept open; what is left to compact of the newest date is counted."""
+        own = self._appended[name]
+        if own.table is None and (table := self._open(name)):
+            own.table = table
             dates = [uri.rpartition("/")[0] for uri in table.file_uris()]
-            self._commits_since_compaction = dates.count(max(dates)) if dates else 0
-        return self._events
+            own.commits_since_compaction = dates.count(max(dates)) if dates else 0
+        return own.table
 
-    def _append(self, rows: pa.Table, log_id: str, last_number: int) -> None:
-        self._open_events()
+    def _append(self, name: str, rows: pa.Table, log_id: str, last_number: int) -> None:
+        table = self._kept_open(name)
         # A table that is not there yet is made by the same call.
         # A lake of an earlier version gets the columns that it lacks.
         write_deltalake(
-            self._uri(EVENTS) if self._events is None else self._events,
+            table or self._uri(name),
             rows,
             mode="append",
             partition_by=["arrival_date"],
-            configuration=_PROPERTIES if self._events is None else None,
+            configuration=None if table else _PROPERTIES,
             commit_properties=CommitProperties(app_transactions=[Transaction(log_id, last_number)]),
             schema_mode="merge",
             post_commithook_properties=_NO_HOOKS,
         )
-        if self._events is None:
-            self._events = DeltaTable(self._uri(EVENTS))
-        sync_commit(self.folder / EVENTS, self._events.version())
-        self._event_count = self._count(self._events)
+        own = self._appended[name]
+        own.table = table = table or DeltaTable(self._uri(name))
+        sync_commit(self.folder / name, table.version())
+        own.rows = self._count(table)
 
-    def _compact(self) -> None:
-        table = self._events
+    def _compact(self, name: str) -> None:
+        table = self._appended[name].table
         assert table is not None  # noqa: S101  narrows the type; `maintain` asks
         before = table.version()
         table.optimize.compact(target_size=COMPACT_BYTES, post_commithook_properties=_NO_HOOKS)
-        self._sync_since(EVENTS, table, before)
-        self._clean(EVENTS, table)
+        self._sync_since(name, table, before)
+        self._clean(name, table)
 
     def _clean(self, name: str, table: DeltaTable) -> None:
         """Write a checkpoint, and remove files and log entries that no reader needs any more.
@@ -352,20 +316,18 @@ class Lake:
 
         return self._mapped(name, "cannot be read", opened)
 
-    def _guarded(self, write: Callable[[], None]) -> None:
-        """Run what commits to the events; after a failure nothing that is kept of them is believed.
+    def _guarded(self, name: str, write: Callable[[], None]) -> None:
+        """Run what commits to a table; after a failure nothing that is kept of it is believed.
 
         Whatever the failure is.
         """
         done = False
         try:
-            self._mapped(EVENTS, "cannot be written", write)
+            self._mapped(name, "cannot be written", write)
             done = True
         finally:
             if not done:
-                self._settled = False
-                self._events = None
-                self._event_count = None
+                self._appended[name] = _Appended()
 
     def _mapped(self, name: str, what: str, action: Callable[[], T]) -> T:
         try:

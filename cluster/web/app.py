@@ -15,7 +15,7 @@ from cluster.ingest.commit import Ingest, Limits
 from cluster.ingest.front_end import FrontEnd, retry_after_s
 from cluster.lake.store import Lake
 from cluster.registry.store import Registry
-from cluster.web.routes import batches, health, pages, statistics
+from cluster.web.routes import batches, health, pages, statistics, status
 from cluster.web.schedule import Schedule
 from cluster.web.state import Hub
 from vision.errors import BinsightError, ConfigError
@@ -72,7 +72,7 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
     )
     app.state.hub = hub
     app.mount("/static", pages.static_files(), name="static")
-    for module in (batches, statistics, health, pages):
+    for module in (batches, statistics, status, health, pages):
         app.include_router(module.router)
     app.exception_handler(BinsightError)(_explain)
     return app

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -81,6 +83,22 @@ class BinsAnswer(BaseModel):
     """Completeness of each bin's events."""
 
     rows: list[CompletenessRow]
+
+
+class StatusRow(BaseModel):
+    """How a bin is."""
+
+    bin_id: str
+    received_utc_ms: int | None = Field(description="When its last status arrived.")
+    emptied_utc_ms: int | None = Field(description="When it was emptied last, if it says so.")
+    problems: dict[str, str] = Field(description="What is not as it should be, part by part.")
+    status: dict[str, Any] | None = Field(description="Its fields are in docs/events.md, Note.")
+
+
+class StatusAnswer(BaseModel):
+    """The last status of each bin."""
+
+    rows: list[StatusRow]
 
 
 class CountersAnswer(BaseModel):

@@ -17,7 +17,7 @@ from vision.errors import BinsightError, ConfigError
 log = logging.getLogger(__name__)
 
 # These belong to what is open; all other settings can change while the bin runs.
-_FIXED = ("bin_id", "state", "camera", "actuator", "outbox", "log", "view")
+_FIXED = ("bin_id", "state", "camera", "actuator", "outbox", "log", "view", "status_interval_s")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bench_hub_power_cut import build, cut
-from cluster.ingest.commit import LOG_NAME
+from cluster.ingest.move import LOG_NAME
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 

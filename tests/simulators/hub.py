@@ -3,6 +3,7 @@
 from edge_runtime.transports.transport import Answer, Request
 from vision.errors import UplinkError
 from vision.events import Receipt
+from vision.notes import Note
 from vision.signature import HTTP_METHOD
 from vision.wire import decode_batch, encode_receipt, encode_refusal
 
@@ -18,6 +19,7 @@ class HubDouble:
         poison: numbers of events that it refuses.
         largest: events in a batch that it takes at most.
         posts: how often it was asked.
+        notes: that were new, in their order; None refuses them, as a hub of before does.
     """
 
     method = HTTP_METHOD
@@ -30,6 +32,7 @@ class HubDouble:
         self.poison: set[int] = set()
         self.largest = 10_000
         self.posts = 0
+        self.notes: list[Note] | None = []
         self._marks: dict[str, int] = {}
 
     def post(self, request: Request) -> Answer:
@@ -40,7 +43,9 @@ class HubDouble:
         if self.answer:
             return self.answer
         batch = decode_batch(request.body)
-        numbers = [seq for seq, _ in batch.events]
+        numbers = batch.numbers
+        if batch.notes and self.notes is None:
+            return Answer(400, encode_refusal("batch field 'events' must be a list"))
         if len(numbers) > self.largest:
             return Answer(413, encode_refusal("too large"))
         if self.poison & set(numbers):
@@ -48,8 +53,11 @@ class HubDouble:
         mark = self._marks.get(batch.outbox_id, 0)
         new = [number for number in numbers if number > mark]
         self._marks[batch.outbox_id] = max(mark, numbers[-1])
-        self.received += new
-        self.by_outbox |= {(batch.outbox_id, number) for number in new}
+        if batch.notes and self.notes is not None:
+            self.notes += [note for number, note in batch.notes if number > mark]
+        else:
+            self.received += new
+            self.by_outbox |= {(batch.outbox_id, number) for number in new}
         receipt = Receipt(batch.outbox_id, self._marks[batch.outbox_id])
         return Answer(200, encode_receipt(receipt))
 

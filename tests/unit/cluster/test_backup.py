@@ -37,7 +37,7 @@ def hub(tmp_path: Path, make_event: Make) -> Path:
     opened = ingest.__enter__()
     opened.commit([Batch("o1", "b", 0, ((3, event),))])
     opened._log.close()  # as a kill leaves it
-    opened._lake.release()
+    opened._lake.claim.release()
     return folder
 
 

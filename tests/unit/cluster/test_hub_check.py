@@ -12,12 +12,13 @@ from simulators.ingest import NOW, open_ingest
 from cluster.app import aggregate
 from cluster.check import Finding, check
 from cluster.config import HubConfig
-from cluster.ingest.commit import LOG_NAME
+from cluster.ingest.move import LOG_NAME
 from cluster.lake.schema import ITEMS, OUTBOXES
 from cluster.lake.store import Lake
 from cluster.registry.model import Place
 from cluster.registry.store import Registry
 from vision.events import Batch, ItemEvent
+from vision.notes import Note
 
 Make = Callable[..., ItemEvent]
 DAY_MS = 86_400_000
@@ -50,6 +51,7 @@ def test_a_sound_hub_is_ok_but_for_not_running(config: HubConfig) -> None:
         "statistics": "ok",
         "registry": "ok",
         "bins": "ok",
+        "status": "ok",
     } | {"disk": found["disk"].state}
     assert "2 events are missing, 2 of them dropped" in found["bins"].message
 
@@ -65,6 +67,21 @@ def test_what_is_wrong_is_named(config: HubConfig, make_event: Make) -> None:
         # A hub has the lake, and does not answer where the settings say.
         assert "does not answer" in _found(config)["hub"].message
     assert "1 events are not counted yet" in _found(config)["statistics"].message
+
+
+def test_bins_that_say_that_something_is_wrong_or_nothing_are_named(
+    config: HubConfig, make_note: Callable[..., Note]
+) -> None:
+    with open_ingest(Lake(config.lake)) as ingest:
+        for bin_id, camera in (("b", "it is dark"), ("c", "ok")):
+            note = make_note(camera=camera)
+            ingest.commit([Batch(f"notes-{bin_id}", bin_id, 0, (), notes=((1, note),))])
+    found = _found(config)["status"]
+    assert (found.state, found.message) == (
+        "warn",
+        "2 bins send one; 1 say that something is wrong: b (camera: it is dark)",
+    )
+    assert "none for an hour: b, c" in _found(config, NOW + DAY_MS)["status"].message
 
 
 @pytest.mark.parametrize(("name", "what"), [(LOG_NAME, "log"), ("registry.sqlite", "registry")])

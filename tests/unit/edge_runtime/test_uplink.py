@@ -158,7 +158,7 @@ def test_a_hub_that_refuses_most_events_one_by_one_has_few_set_aside_and_raises_
     uplink, _ = _run(outbox, hub, 1)
     assert (outbox.depth(), outbox.quarantined()) == (12, 7)
     assert "another version" in uplink.alarm
-    assert uplink._after_quarantine("") > 600  # it waits for a person
+    assert uplink._events._after_quarantine("") > 600  # it waits for a person
     hub.answer = None
     uplink.step()
     assert uplink.alarm == ""

@@ -14,7 +14,8 @@ from simulators.ingest import NOW, numbers, open_ingest
 
 from cluster.app import aggregate
 from cluster.config import HubConfig
-from cluster.ingest.commit import LOG_NAME, Ingest, move_waiting
+from cluster.ingest.commit import Ingest
+from cluster.ingest.move import LOG_NAME, move_waiting
 from cluster.lake.store import COMPACT_EVERY_COMMITS, Lake
 from cluster.statistics.completeness import completeness
 from cluster.statistics.query import duplicates, labels_in_order, query
@@ -151,7 +152,8 @@ def test_what_was_acknowledged_is_there_after_kill(tmp_path: Path, lake_interval
     script = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\n"
-        "from cluster.ingest.commit import LOG_NAME, Ingest, Limits, move_waiting\n"
+        "from cluster.ingest.commit import Ingest, Limits\n"
+        "from cluster.ingest.move import LOG_NAME, move_waiting\n"
         "from cluster.lake.store import Lake\n"
         "from vision.events import Batch, ItemEvent\n"
         "event = ItemEvent(0, 0, '', True, '', '', '', 'glass', 1.0, 1.0, 'paper', 0.0, 'known', "

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from simulators.ingest import NOW, numbers, open_ingest
 
-from cluster.ingest.commit import LOG_NAME, Ingest, Limits, move_waiting
+from cluster.ingest.commit import Ingest, Limits
 from cluster.ingest.ingest_log import IngestLog
+from cluster.ingest.move import LOG_NAME, move_waiting
 from cluster.lake.store import Lake
 from cluster.statistics.query import duplicates
 from vision.errors import BusyError, StorageError
@@ -48,7 +49,7 @@ def test_a_kill_between_the_lakes_commit_and_the_logs_trim_leaves_no_duplicates(
         killed.setattr(IngestLog, "trim", die)
         with pytest.raises(KeyboardInterrupt):
             ingest.move()
-    lake.release()
+    lake.claim.release()
     assert numbers(lake) == [1, 2]
     with open_ingest(Lake(tmp_path / "lake")) as again:
         assert again.waiting_events == 0
@@ -144,7 +145,7 @@ def test_a_damaged_log_is_an_error_that_names_it(
     (tmp_path / "lake" / LOG_NAME).write_bytes(b"not a database" * 1000)
     with pytest.raises(StorageError, match=LOG_NAME):
         Ingest(lake, lambda: NOW)
-    assert lake.try_claim()  # whoever mends it is not kept out
+    assert lake.claim.try_take()  # whoever mends it is not kept out
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,9 @@ def test_a_lake_where_deltalake_would_lose_its_way_is_refused(tmp_path: Path) ->
 
 def test_a_second_hub_on_the_same_lake_is_refused(tmp_path: Path) -> None:
     first = Lake(tmp_path / "lake")
-    first.claim()
+    first.claim.take()
     with pytest.raises(StorageError, match="another hub"):
-        Lake(tmp_path / "lake").claim()
+        Lake(tmp_path / "lake").claim.take()
 
 
 def test_a_hub_that_is_started_often_compacts_too(
@@ -51,9 +51,9 @@ def test_a_hub_that_is_started_often_compacts_too(
 
 def test_a_lake_that_is_claimed_for_moments_is_waited_for(tmp_path: Path) -> None:
     first = Lake(tmp_path / "lake")
-    first.claim()
-    threading.Timer(0.5, first.release).start()
-    Lake(tmp_path / "lake").claim()
+    first.claim.take()
+    threading.Timer(0.5, first.claim.release).start()
+    Lake(tmp_path / "lake").claim.take()
 
 
 @pytest.mark.parametrize("name", ["hub[1]", "hub*", "a?b", "{a,b}"])
@@ -137,7 +137,7 @@ def test_a_commit_that_a_power_cut_tore_is_dropped_and_its_events_come_again(
         with pytest.raises(StorageError):
             ingest.move()
     ingest._log.close()
-    ingest._lake.release()
+    ingest._lake.claim.release()
     [new] = set(Lake(folder).files("events")) - before
     entry = folder / "events" / "_delta_log" / f"{1:020}.json"
     if taken == "file":

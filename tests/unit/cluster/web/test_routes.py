@@ -19,6 +19,7 @@ from cluster.ingest.commit import Ingest
 from cluster.lake.store import Lake
 from cluster.web.app import create_app
 from vision.events import Batch, ItemEvent, Receipt
+from vision.notes import Note
 from vision.wire import MAX_BODY_BYTES, decode_receipt, encode_batch
 
 Make = Callable[..., ItemEvent]
@@ -309,10 +310,27 @@ def test_every_answer_of_the_api_is_described(client: TestClient) -> None:
         "/v1/keys": "KeyAnswer",
         "/v1/statistics": "StatisticsAnswer",
         "/v1/bins": "BinsAnswer",
+        "/v1/status": "StatusAnswer",
         "/v1/overview": "OverviewAnswer",
         "/v1/health": "HealthAnswer",
     }
     assert paths["/v1/batches"]["post"]["security"] == [{"HTTPBearer": []}]
+
+
+def test_the_last_status_of_each_bin_is_shown_with_what_is_wrong(
+    client: TestClient, make_note: Callable[..., Note]
+) -> None:
+    dark = make_note(camera="it is dark", items_since_emptied=12)
+    emptied = make_note(kind="emptied")
+    for bin_id, notes in (("bin-1", ((1, emptied), (2, dark))), ("bin-2", ((1, emptied),))):
+        body = encode_batch(Batch(f"notes-{bin_id}", bin_id, 0, (), notes=notes))
+        assert client.post("/v1/batches", content=body).status_code == 200
+    rows = client.get("/v1/status").json()["rows"]
+    assert [row["bin_id"] for row in rows] == ["bin-1", "bin-2"]
+    assert rows[0]["problems"] == {"camera": "it is dark"}
+    assert rows[0]["status"]["items_since_emptied"] == 12
+    assert rows[0]["emptied_utc_ms"] == 1_790_000_000_000
+    assert (rows[1]["status"], rows[1]["received_utc_ms"]) == (None, None)
 
 
 def test_the_overview_of_a_fleet_holds_totals_and_intervals(
