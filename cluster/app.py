@@ -10,7 +10,7 @@ import uvicorn
 
 from cluster.config import HubConfig
 from cluster.ingest.move import move_waiting
-from cluster.lake.store import Lake
+from cluster.lake.factory import open_lake
 from cluster.statistics.refresh import Aggregated, refresh
 from cluster.web.app import create_app
 from vision.errors import ConfigError
@@ -24,7 +24,7 @@ def serve(config: HubConfig) -> None:
     Raises:
         ConfigError: the address cannot be bound.
     """
-    app = create_app(config, Lake(config.lake), lambda: time.time_ns() // 1_000_000)
+    app = create_app(config, open_lake(config), lambda: time.time_ns() // 1_000_000)
     listener = socket.socket(socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -63,6 +63,6 @@ def aggregate(
     Raises:
         StorageError: there is no event, or the lake cannot be read or written.
     """
-    lake = Lake(config.lake)
+    lake = open_lake(config)
     move_waiting(lake)
     return refresh(lake, engine, ray_address, rebuild)

@@ -20,8 +20,9 @@ from pathlib import Path
 from cluster.config import HubConfig
 from cluster.ingest.ingest_log import last_notes, look_into_log
 from cluster.ingest.move import LOG_NAME
+from cluster.lake.factory import open_lake
 from cluster.lake.schema import EVENTS
-from cluster.lake.store import COMPACT_EVERY_COMMITS, Lake
+from cluster.lake.store import COMPACT_EVERY_COMMITS
 from cluster.registry.model import Scope
 from cluster.registry.store import Registry
 from cluster.statistics.completeness import completeness
@@ -118,7 +119,7 @@ def _room(config: HubConfig) -> Finding:
 
 
 def _hub(config: HubConfig) -> Finding:
-    if not Lake(config.lake).claim.is_taken():
+    if not open_lake(config).claim.is_taken():
         return Finding("hub", "warn", "no hub runs on this lake: binsight hub serve")
     if not config.port:
         return Finding("hub", "ok", "a hub runs on this lake; port 0 does not say where")
@@ -159,7 +160,7 @@ def _log(config: HubConfig) -> Finding:
 
 
 def _lake(config: HubConfig) -> Finding:
-    lake = Lake(config.lake)
+    lake = open_lake(config)
     if not lake.has_events():
         return Finding("lake", "warn", "no event has arrived yet")
     by_date = lake.files_by_arrival()
@@ -168,12 +169,14 @@ def _lake(config: HubConfig) -> Finding:
     crowded = [date for date, some in by_date.items() if len(some) > 4 * COMPACT_EVERY_COMMITS]
     if crowded:
         return Finding("lake", "warn", f"{message}; {crowded[0]} is not compacted")
+    if config.storage:
+        return Finding("lake", "ok", f"{message} in {config.storage}")
     log_files = sum(1 for _ in (config.lake / EVENTS / "_delta_log").iterdir())
     return Finding("lake", "ok", f"{message}, {log_files} log entries")
 
 
 def _statistics(config: HubConfig) -> Finding:
-    lake = Lake(config.lake)
+    lake = open_lake(config)
     behind = lake.event_count() - counted_events(lake)
     if not behind:
         return Finding("statistics", "ok", "hold every event of the lake")
@@ -202,7 +205,7 @@ def _registry(config: HubConfig) -> Finding:
 
 
 def _bins(config: HubConfig, now_utc_ms: int) -> Finding:
-    rows = completeness(Lake(config.lake))
+    rows = completeness(open_lake(config))
     if not rows:
         return Finding("bins", "ok", "nothing is counted yet")
     last: dict[str, int] = {}

@@ -111,9 +111,10 @@ def hub_backup(
     bins_reported = "the registry is in PostgreSQL: pg_dump copies it"
     if done.bins >= 0:
         bins_reported = f"{done.bins} bins"
-    print(
-        f"{folder}: {done.events} events, {done.waiting_events} waiting in the log; {bins_reported}"
-    )
+    events = f"{done.events} events"
+    if hub.storage:
+        events = f"the tables are in {hub.storage}: its own tools copy them"
+    print(f"{folder}: {events}, {done.waiting_events} waiting in the log; {bins_reported}")
 
 
 @app.command("restore")

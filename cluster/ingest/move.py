@@ -45,6 +45,7 @@ def open_settled(lake: Lake) -> IngestLog:
     ingest_log = IngestLog(lake.folder / LOG_NAME)
     try:
         log_id = ingest_log.log_id
+        lake.storage.own(log_id)
         moved = {name: lake.moved(log_id, ingest_log.forgotten(name), name) for name in APPENDED}
         known = ingest_log.last_number()
         greatest = max(known, *moved.values())

@@ -1,7 +1,7 @@
-"""Delta Lake tables on disk: events, and the statistics made from them.
+"""Delta Lake tables: events, notes, and the statistics made from them.
 
-The hub's only address of deltalake. It stores what it is given: it reads no clock and dates no
-event. `append` returns when the commit is synced to the disk (`cluster.lake.durable`).
+It stores what it is given: it reads no clock and dates no event. `append` returns when the commit
+is synced to the disk (`cluster.lake.durable`), or whole in S3 (`cluster.lake.storage`).
 
 What a commit holds of the ingest log is stored in that very commit (a Delta application
 transaction), so no entry of the log can be taken twice. The cost of a commit stays the same over
@@ -11,11 +11,11 @@ the years: the table is kept open, small files are compacted, and old ones and o
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +31,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from cluster.lake.claim import Claim
 from cluster.lake.durable import drop_torn_commits, sync_all, sync_commit
 from cluster.lake.schema import APPENDED, EVENTS
+from cluster.lake.storage import Storage, local_storage, open_files
 from vision.errors import StorageError
 
 T = TypeVar("T")
@@ -78,26 +79,20 @@ class Lake:
     """The tables of one hub: those that it appends to (APPENDED), and the statistics.
 
     Args:
-        root: folder; made if missing.
+        root: folder of what is not in tables, and of the tables too; made if missing.
+        storage: of the tables, if elsewhere.
 
     Attributes:
         folder: as given.
+        storage: of the tables.
         claim: the right to append.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, storage: Storage | None = None) -> None:
         self.folder = root
+        self.storage = storage or local_storage(root)
         self.claim = Claim(root)
         self._appended = {name: _Appended() for name in APPENDED}
-        if unquote(str(root.resolve())) != str(root.resolve()):
-            raise StorageError(
-                f"{root}: deltalake takes %XX in a path for an encoded letter; name another folder"
-            )
-        if pattern := sorted(set(str(root.resolve())) & set("*?[]{}")):
-            raise StorageError(
-                f"{root}: deltalake and DuckDB read {' '.join(pattern)} in a path as a pattern; "
-                "name another folder"
-            )
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -119,14 +114,17 @@ class Lake:
             StorageError: files are missing that nothing can bring back.
         """
         own = self._appended[name]
-        if not own.settled:
+        if not own.settled and self.storage.is_local:
             sync_all()
             self._mapped(
                 name, "cannot be settled", lambda: self._drop_torn(name, log_id, forgotten)
             )
         table = self._kept_open(name)
         own.settled = True
-        return int((table.transaction_version(log_id) if table else None) or 0)
+        if table is None:
+            return 0
+        known = self._mapped(name, "cannot be read", lambda: table.transaction_version(log_id))
+        return int(known or 0)
 
     def append(self, rows: pa.Table, log_id: str, last_number: int, name: str = EVENTS) -> None:
         """Store rows in one durable commit that names what it holds of an ingest log.
@@ -169,8 +167,9 @@ class Lake:
         Reads three columns of every file. Of several bins it is the one of the greatest number.
         """
         found: dict[str, tuple[str, int]] = {}
-        for file in (file for name in APPENDED for file in self.files(name)):
-            rows = pq.read_table(file, columns=["outbox_id", "bin_id", "seq"], partitioning=None)
+        files = [(name, file) for name in APPENDED for file in self.files(name)]
+        for table, file in files:
+            rows = self._read(table, file, ["outbox_id", "bin_id", "seq"])
             groups = rows.group_by(["outbox_id", "bin_id"]).aggregate([("seq", "max")])
             for row in groups.to_pylist():
                 _, known = found.get(row["outbox_id"], ("", 0))
@@ -187,21 +186,21 @@ class Lake:
                 what it was counted from.
             dates: arrival dates that are replaced; None replaces the whole table.
         """
-        path = self.folder / name
 
         def replace() -> None:
             quoted = ", ".join(f"'{date}'" for date in dates or ())
             write_deltalake(
-                self._uri(name),
+                self.storage.uri(name),
                 rows,
                 mode="overwrite",
                 partition_by=list(PART_COLUMNS),
                 predicate=None if dates is None else f"arrival_date IN ({quoted})",
                 schema_mode="overwrite" if dates is None else None,
                 post_commithook_properties=_NO_HOOKS,
+                storage_options=self._options(),
             )
-            table = DeltaTable(self._uri(name))
-            sync_commit(path, table.version())
+            table = self._table(name)
+            self._sync(name, table.version())
             if table.version() % CLEAN_EVERY_VERSIONS == CLEAN_EVERY_VERSIONS - 1:
                 self._clean(name, table)
 
@@ -220,7 +219,7 @@ class Lake:
     def files(self, name: str) -> list[str]:
         """Return the Parquet files of a table's newest version; empty if there is no table."""
         table = self._open(name)
-        return sorted(unquote(urlsplit(uri).path) for uri in table.file_uris()) if table else []
+        return sorted(map(self.storage.path_or_uri, table.file_uris())) if table else []
 
     def files_by_arrival(self) -> dict[str, list[str]]:
         """Return the event files of each arrival date: the unit of aggregation."""
@@ -251,7 +250,7 @@ class Lake:
         # A table that is not there yet is made by the same call.
         # A lake of an earlier version gets the columns that it lacks.
         write_deltalake(
-            table or self._uri(name),
+            table or self.storage.uri(name),
             rows,
             mode="append",
             partition_by=["arrival_date"],
@@ -259,10 +258,11 @@ class Lake:
             commit_properties=CommitProperties(app_transactions=[Transaction(log_id, last_number)]),
             schema_mode="merge",
             post_commithook_properties=_NO_HOOKS,
+            storage_options=self._options(),
         )
         own = self._appended[name]
-        own.table = table = table or DeltaTable(self._uri(name))
-        sync_commit(self.folder / name, table.version())
+        own.table = table = table or self._table(name)
+        self._sync(name, table.version())
         own.rows = self._count(table)
 
     def _compact(self, name: str) -> None:
@@ -298,19 +298,35 @@ class Lake:
         """Sync the commits after a version, and the checkpoint of the newest."""
         table.update_incremental()
         for number in range(version, table.version() + 1):
-            sync_commit(self.folder / name, number)
+            self._sync(name, number)
+
+    def _sync(self, name: str, version: int) -> None:
+        if self.storage.is_local:
+            sync_commit(self.folder / name, version)
+
+    def _table(self, name: str) -> DeltaTable:
+        return DeltaTable(self.storage.uri(name), storage_options=self._options())
+
+    def _options(self) -> dict[str, str] | None:
+        return dict(self.storage.options) or None
+
+    def _read(self, name: str, file: str, columns: list[str]) -> pa.Table:
+        if self.storage.is_local:
+            return pq.read_table(file, columns=columns, partitioning=None)
+        return self._mapped(
+            name,
+            "cannot be read",
+            lambda: open_files([file], self.storage.options).to_table(columns),
+        )
 
     @staticmethod
     def _count(table: DeltaTable | None) -> int:
         return int(table.count()) if table else 0
 
-    def _uri(self, name: str) -> str:
-        return (self.folder / name).resolve().as_uri()
-
     def _open(self, name: str) -> DeltaTable | None:
         def opened() -> DeltaTable | None:
             try:
-                return DeltaTable(self._uri(name))
+                return self._table(name)
             except TableNotFoundError:
                 return None
 
@@ -329,15 +345,23 @@ class Lake:
             if not done:
                 self._appended[name] = _Appended()
 
+    def _where(self, name: str) -> str:
+        return str(self.folder / name) if self.storage.is_local else self.storage.uri(name)
+
     def _mapped(self, name: str, what: str, action: Callable[[], T]) -> T:
         try:
             return action()
         except (DeltaError, OSError) as error:
-            raise StorageError(f"{self.folder / name}: the lake {what} ({error})") from error
+            raise StorageError(f"{self._where(name)}: the lake {what} ({_plain(error)})") from error
         except BaseException as error:
             # In Python a panic of a Rust library is no Exception, and passes all that catch.
             if type(error).__name__ != "PanicException":
                 raise
             raise StorageError(
-                f"{self.folder / name}: deltalake broke down, the lake {what} ({error})"
+                f"{self._where(name)}: deltalake broke down, the lake {what} ({_plain(error)})"
             ) from error
+
+
+def _plain(error: BaseException) -> str:
+    """Return a message without colours, on one line."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m|\u21b3", "", str(error)).split())

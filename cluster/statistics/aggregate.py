@@ -10,12 +10,14 @@ days are made of quarters alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import duckdb
 import pyarrow as pa
 
+from cluster.statistics.read import read
 from vision.errors import StorageError
 
 CONFIDENCE_BINS = 10
@@ -49,27 +51,33 @@ class Statistics:
     outboxes: pa.Table
 
 
-def aggregate_files(files: Sequence[str]) -> Statistics:
+def aggregate_files(
+    files: Sequence[str], options: Mapping[str, str] = MappingProxyType({})
+) -> Statistics:
     """Aggregate the events of some Parquet files.
 
     Rows are in the order of their keys. The time is that of `cluster.ingest.event_time`; in a lake
     of an earlier version, that of the bin's clock where it was set, else that of the arrival.
+
+    Args:
+        files: paths, or URIs of S3.
+        options: of their storage.
 
     Raises:
         StorageError: a file cannot be read.
     """
     try:
         with duckdb.connect() as db:
-            return _aggregated(db, files)
-    except duckdb.Error as error:
+            return _aggregated(db, files, options)
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise StorageError(f"events cannot be counted ({error})") from error
 
 
-def _aggregated(db: duckdb.DuckDBPyConnection, files: Sequence[str]) -> Statistics:
+def _aggregated(
+    db: duckdb.DuckDBPyConnection, files: Sequence[str], options: Mapping[str, str]
+) -> Statistics:
     db.execute("SET TimeZone = 'UTC'")
-    # A folder called label=1 above the lake is no column: every column that counts is in the
-    # files.
-    events = db.read_parquet(list(files), hive_partitioning=False, union_by_name=True)
+    events = read(db, files, options)
     when = "CASE WHEN clock_synced THEN wall_utc_ms ELSE received_utc_ms END"
     if "event_utc_ms" in events.columns:
         when = f"coalesce(event_utc_ms, {when})"

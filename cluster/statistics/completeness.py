@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from cluster.lake.schema import OUTBOXES
 from cluster.lake.store import Lake
-from cluster.statistics.query import read, reading
+from cluster.statistics.query import reading
+from cluster.statistics.read import read
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,6 @@ def completeness(lake: Lake) -> list[Completeness]:
         "max(last_received_utc_ms) AS last_received_utc_ms"
     )
     with reading() as db:
-        outboxes = read(db, files).aggregate(columns, "outbox_id")
+        outboxes = read(db, files, lake.storage.options).aggregate(columns, "outbox_id")
         rows = outboxes.order("bin_id, outbox_id").fetchall()
     return [Completeness(*row) for row in rows]

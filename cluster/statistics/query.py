@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cluster.lake.schema import EVENTS, ITEMS, OUTBOXES
 from cluster.lake.store import Lake
+from cluster.statistics.read import read
 from vision.errors import ConfigError, StorageError
 
 _HOUR_MS = 3_600_000
@@ -64,7 +65,7 @@ def query(lake: Lake, by: Sequence[str]) -> pa.Table:
             f"by: {', '.join(by) or 'nothing'}; name one to three of {', '.join(GROUPINGS)}"
         )
     columns = list(dict.fromkeys(by))
-    return _count_items(lake.files(ITEMS), columns)
+    return _count_items(lake, lake.files(ITEMS), columns)
 
 
 def fleet_counts(lake: Lake) -> FleetCounts:
@@ -75,9 +76,9 @@ def fleet_counts(lake: Lake) -> FleetCounts:
     """
     files = lake.files(ITEMS)
     return FleetCounts(
-        streams=_count_items(files, ["stream"]),
-        decisions=_count_items(files, ["label", "decision"]),
-        hours=_count_items(files, ["hour_utc_ms", "stream"]),
+        streams=_count_items(lake, files, ["stream"]),
+        decisions=_count_items(lake, files, ["label", "decision"]),
+        hours=_count_items(lake, files, ["hour_utc_ms", "stream"]),
     )
 
 
@@ -91,7 +92,9 @@ def counted_events(lake: Lake) -> int:
     if not files:
         return 0
     with reading() as db:
-        [(count,)] = read(db, files).aggregate("sum(events)::BIGINT").fetchall()
+        [(count,)] = (
+            read(db, files, lake.storage.options).aggregate("sum(events)::BIGINT").fetchall()
+        )
     return int(count)
 
 
@@ -104,7 +107,9 @@ def duplicates(lake: Lake) -> int:
     if not files:
         return 0
     with duckdb.connect() as db:
-        counts = read(db, files).aggregate("count(*) - count(DISTINCT (outbox_id, seq))")
+        counts = read(db, files, lake.storage.options).aggregate(
+            "count(*) - count(DISTINCT (outbox_id, seq))"
+        )
         [(count,)] = counts.fetchall()
     return int(count)
 
@@ -119,26 +124,18 @@ def labels_in_order(lake: Lake) -> dict[str, list[str]]:
         return {}
     with duckdb.connect() as db:
         lists = "bin_id, list(label ORDER BY outbox_id, seq)"
-        rows = read(db, files).aggregate(lists, "bin_id").fetchall()
+        rows = read(db, files, lake.storage.options).aggregate(lists, "bin_id").fetchall()
     return dict(rows)
 
 
-def read(db: duckdb.DuckDBPyConnection, files: Sequence[str]) -> duckdb.DuckDBPyRelation:
-    """Return Parquet files as one relation.
-
-    A folder called label=1 above the lake is no column: every column that counts is in the files.
-    """
-    return db.read_parquet(list(files), hive_partitioning=False, union_by_name=True)
-
-
-def _count_items(files: Sequence[str], by: Sequence[str]) -> pa.Table:
+def _count_items(lake: Lake, files: Sequence[str], by: Sequence[str]) -> pa.Table:
     columns = ", ".join(by)
     if not files:
         return pa.table({name: [] for name in (*by, "items")})
     asked = ", ".join(f"{_TIMES.get(name, name)} AS {name}" for name in by)
     groups = ", ".join(_TIMES.get(name, name) for name in by)
     with reading() as db:
-        source = read(db, files)
+        source = read(db, files, lake.storage.options)
         counts = source.aggregate(f"{asked}, sum(items)::BIGINT AS items", groups)
         return counts.order(columns).to_arrow_table()
 
@@ -149,7 +146,7 @@ def reading() -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         with duckdb.connect() as db:
             yield db
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise StorageError(
             f"the statistics cannot be read ({error}); count them again with "
             "'binsight hub aggregate --rebuild'"

@@ -79,9 +79,10 @@ def refresh(
     if changed and engine == "ray":
         from cluster.statistics.distributed import aggregate_with_ray  # noqa: PLC0415  ray is slow
 
-        computed = aggregate_with_ray([groups[date] for date in changed], ray_address)
+        parts = [groups[date] for date in changed]
+        computed = aggregate_with_ray(parts, ray_address, lake.storage.options)
     else:
-        computed = [aggregate_files(groups[date]) for date in changed]
+        computed = [aggregate_files(groups[date], lake.storage.options) for date in changed]
     if changed:
         whole = None if len(changed) == len(wanted) else changed
         marks = [(date, wanted[date]) for date in changed]

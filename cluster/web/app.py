@@ -13,6 +13,7 @@ from cluster.config import HubConfig
 from cluster.ingest.access import Access
 from cluster.ingest.commit import Ingest, Limits
 from cluster.ingest.front_end import FrontEnd, retry_after_s
+from cluster.lake.factory import open_lake
 from cluster.lake.store import Lake
 from cluster.registry.store import Registry
 from cluster.web.routes import batches, health, pages, statistics, status
@@ -37,7 +38,7 @@ def create_app(config: HubConfig, lake: Lake, now_utc_ms: Callable[[], int]) -> 
     ingest = Ingest(lake, now_utc_ms, limits)
     registry = Registry(config.registry_url())
     schedule = Schedule(
-        Lake(config.lake), ingest, registry, now_utc_ms, config.aggregate_interval_s
+        open_lake(config), ingest, registry, now_utc_ms, config.aggregate_interval_s
     )
     access = Access(registry, now_utc_ms, config.token, config.require_signatures)
     hub = Hub(lake, ingest, access, FrontEnd(ingest, access), now_utc_ms, schedule)
