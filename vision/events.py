@@ -138,6 +138,11 @@ class Batch:
         return tuple(seq for seq, _ in self.events or self.notes)
 
     @property
+    def count(self) -> int:
+        """Return how many events or notes it holds."""
+        return len(self.events or self.notes)
+
+    @property
     def last_seq(self) -> int:
         """Return the greatest number in the batch, refused ones included."""
         return max((*self.numbers[-1:], *self.refused[-1:]))

@@ -148,7 +148,7 @@ class Ingest:
                 f"({self.lake_problem})"
             )
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._queued_events += len(batch.numbers)
+        self._queued_events += batch.count
         await self._queue.put((batch, future))
         return await future
 
@@ -180,10 +180,10 @@ class Ingest:
     async def _commit_next(self) -> None:
         self._group = [await self._queue.get()]
         await asyncio.sleep(self._limits.commit_interval_s)
-        events = len(self._group[0][0].numbers)
+        events = self._group[0][0].count
         while not self._queue.empty() and events < self._limits.commit_events:
             self._group.append(self._queue.get_nowait())
-            events += len(self._group[-1][0].numbers)
+            events += self._group[-1][0].count
         self._queued_events -= events
         try:
             receipts = await asyncio.to_thread(self.commit, [batch for batch, _ in self._group])
@@ -246,7 +246,7 @@ class Ingest:
                 receipts.append(AccessError(f"outbox {batch.outbox_id} is of another bin"))
                 continue
             new = _after(batch, marks[batch.outbox_id])
-            if new.numbers:
+            if new.count:
                 fresh.append(new)
             marks[batch.outbox_id] = max(marks[batch.outbox_id], batch.last_seq)
             receipts.append(

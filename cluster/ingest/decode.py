@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
@@ -41,6 +42,7 @@ _Event: Any = msgspec.defstruct(
     ],
     forbid_unknown_fields=True,
     gc=False,
+    namespace={"extra": MappingProxyType({})},
 )
 _Document: Any = msgspec.defstruct(
     "_Document",
@@ -63,7 +65,7 @@ _decoder = msgspec.json.Decoder(_Document)
 
 
 def decode(body: bytes) -> Batch:
-    """Check and build a batch from untrusted bytes.
+    """Check and build a batch from untrusted bytes; its events have the fields of an ItemEvent.
 
     Raises:
         WireError: see `vision.wire.decode_batch`.
@@ -77,8 +79,9 @@ def decode(body: bytes) -> Batch:
     rising = all(one < other for one, other in pairwise(numbers))
     if document.schema != BATCH_SCHEMA or not rising:
         return decode_batch(body)
-    astuple = msgspec.structs.astuple
-    events = tuple((event.seq, ItemEvent(*astuple(event)[1:])) for event in document.events)
+    # An _Event has the fields of an ItemEvent. To make one of each would take twice as long as all
+    # that comes before.
+    events = tuple(zip(numbers, document.events, strict=True))
     return Batch(
         document.outbox_id,
         document.bin_id,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from vision.events import Batch, ItemEvent
@@ -86,31 +87,32 @@ def _table(
     received_utc_ms: int,
     schema: pa.Schema,
 ) -> pa.Table:
+    # What is one value for a whole batch is made once: it is a third of the time.
     day = datetime.fromtimestamp(received_utc_ms / 1000, UTC).date().isoformat()
-    rows = [
-        (dated.batch, seq, record, time)
-        for dated, records in batches
-        for (seq, record), time in zip(records, dated.event_times, strict=True)
-    ]
-    columns: dict[str, Any] = {
-        "outbox_id": [batch.outbox_id for batch, _, _, _ in rows],
-        "seq": [seq for _, seq, _, _ in rows],
-        "bin_id": [batch.bin_id for batch, _, _, _ in rows],
-        "outbox_dropped": [batch.dropped for batch, _, _, _ in rows],
-        "received_utc_ms": [received_utc_ms] * len(rows),
-        "event_utc_ms": [time.utc_ms for _, _, _, time in rows],
-        "event_time_source": [time.source for _, _, _, time in rows],
-        "arrival_date": [day] * len(rows),
-        "extra": [
-            json.dumps(dict(record.extra), sort_keys=True) if record.extra else None
-            for _, _, record, _ in rows
-        ],
+    each = np.repeat(np.arange(len(batches)), [len(records) for _, records in batches])
+    records = [record for _, own in batches for _, record in own]
+    times = [time for dated, _ in batches for time in dated.event_times]
+    count = len(records)
+    columns = {
+        "outbox_id": pa.array([d.batch.outbox_id for d, _ in batches], pa.string()).take(each),
+        "seq": pa.array([seq for _, own in batches for seq, _ in own], pa.int64()),
+        "bin_id": pa.array([d.batch.bin_id for d, _ in batches], pa.string()).take(each),
+        "outbox_dropped": pa.array([d.batch.dropped for d, _ in batches], pa.int64()).take(each),
+        "received_utc_ms": pa.repeat(received_utc_ms, count),
+        "event_utc_ms": pa.array([time.utc_ms for time in times], pa.int64()),
+        "event_time_source": pa.array([time.source for time in times], pa.string()),
+        "arrival_date": pa.repeat(day, count),
+        "extra": pa.array(
+            [json.dumps(dict(r.extra), sort_keys=True) if r.extra else None for r in records],
+            pa.string(),
+        ),
     }
-    for name in schema.names:
-        if name not in columns:
-            value_of = attrgetter(name)
-            columns[name] = [value_of(record) for _, _, record, _ in rows]
-    arrays = [pa.array(columns[field.name], field.type) for field in schema]
+    arrays = [
+        columns[column.name]
+        if column.name in columns
+        else pa.array(list(map(attrgetter(column.name), records)), column.type)
+        for column in schema
+    ]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 

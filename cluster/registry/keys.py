@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -43,7 +44,12 @@ def check_public_key(raw: bytes) -> None:
 def verify(signed: Signed, public_key: bytes) -> bool:
     """Return whether a signature was made with the private half of a key."""
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signed.signature, signed.text)
+        _loaded(public_key).verify(signed.signature, signed.text)
     except InvalidSignature:
         return False
     return True
+
+
+@lru_cache(maxsize=20_000)
+def _loaded(public_key: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(public_key)

@@ -53,10 +53,11 @@ class Hub:
         return [message for message in messages if message]
 
 
-def _hub(request: Request) -> Hub:
+async def _hub(request: Request) -> Hub:
     hub = request.app.state.hub
     assert isinstance(hub, Hub)  # noqa: S101  narrows the type of a bag without types
     return hub
 
 
+# A dependency that is no coroutine would cost each request a thread.
 HubPart = Annotated[Hub, Depends(_hub)]

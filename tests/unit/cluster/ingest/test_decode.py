@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -31,9 +32,19 @@ _ODD: st.SearchStrategy[Any] = st.one_of(
 
 def _taken(how: Callable[[bytes], Batch], body: bytes) -> Batch | None:
     try:
-        return how(body)
+        return _plain(how(body))
     except WireError:
         return None
+
+
+def _plain(batch: Batch) -> Batch:
+    """Return a batch whose events are made of the fields that they have."""
+    names = [field.name for field in fields(ItemEvent)]
+    events = (
+        (seq, ItemEvent(**{name: getattr(event, name) for name in names}))
+        for seq, event in batch.events
+    )
+    return replace(batch, events=tuple(events))
 
 
 def _document(make_event: Make) -> dict[str, Any]:
@@ -48,7 +59,7 @@ def test_what_this_version_sends_takes_the_fast_way(
     batch = Batch("o1", "bin-1", 2, ((1, make_event()), (4, make_event())), 5, "boot")
     body = encode_batch(batch)
     monkeypatch.setattr(module, "decode_batch", lambda _: 1 / 0)
-    assert decode(body) == batch
+    assert _plain(decode(body)) == batch
 
 
 def test_a_field_of_a_newer_bin_is_kept(make_event: Make) -> None:
