@@ -62,10 +62,10 @@ def hub_aggregate(
     ] = Engine.ray,
     ray_address: RayAddress = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Count arrival dates without new events again, too.")
+        bool, typer.Option("--rebuild", help="Count all events again, not only new ones.")
     ] = False,
 ) -> None:
-    """Compute the fleet's statistics; only arrival dates with new events are counted again."""
+    """Compute the fleet's statistics; only what is new is counted."""
     from cluster.app import aggregate
     from cluster.config import HubConfig
     from configs import load

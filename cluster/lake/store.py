@@ -177,25 +177,28 @@ class Lake:
                     found[row["outbox_id"]] = (row["bin_id"], row["seq_max"])
         return found
 
-    def replace_parts(self, name: str, rows: pa.Table, dates: Sequence[str] | None) -> None:
+    def replace_parts(
+        self, name: str, rows: pa.Table, parts: Sequence[tuple[str, str]] | None
+    ) -> None:
         """Replace the parts of a statistics table that were counted now.
 
         Args:
             name: of the table.
             rows: with the columns of PART_COLUMNS: the part's arrival date, and a text that says
                 what it was counted from.
-            dates: arrival dates that are replaced; None replaces the whole table.
+            parts: (arrival date, text) of those that go and of those that come; None replaces the
+                whole table.
         """
 
         def replace() -> None:
-            quoted = ", ".join(f"'{date}'" for date in dates or ())
+            named = [f"(arrival_date = '{date}' AND part = '{part}')" for date, part in parts or ()]
             write_deltalake(
                 self.storage.uri(name),
                 rows,
                 mode="overwrite",
                 partition_by=list(PART_COLUMNS),
-                predicate=None if dates is None else f"arrival_date IN ({quoted})",
-                schema_mode="overwrite" if dates is None else None,
+                predicate=None if parts is None else " OR ".join(named),
+                schema_mode="overwrite" if parts is None else None,
                 post_commithook_properties=_NO_HOOKS,
                 storage_options=self._options(),
             )
@@ -206,15 +209,15 @@ class Lake:
 
         self._mapped(name, "cannot be written", replace)
 
-    def parts(self, name: str) -> dict[str, str]:
-        """Return the arrival dates of a statistics table, and what each was counted from.
+    def parts(self, name: str) -> set[tuple[str, str]]:
+        """Return the parts of a statistics table: arrival date, and what it was counted from.
 
         Empty if there is no such table, or one of an earlier version.
         """
         table = self._open(name)
         if table is None or set(table.metadata().partition_columns) != set(PART_COLUMNS):
-            return {}
-        return {part["arrival_date"]: part["part"] for part in table.partitions()}
+            return set()
+        return {(part["arrival_date"], part["part"]) for part in table.partitions()}
 
     def files(self, name: str) -> list[str]:
         """Return the Parquet files of a table's newest version; empty if there is no table."""

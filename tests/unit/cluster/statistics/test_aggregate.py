@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
@@ -15,8 +14,8 @@ from hypothesis import strategies as st
 from cluster.app import aggregate
 from cluster.config import HubConfig
 from cluster.ingest.event_time import date_batch
-from cluster.lake.schema import ITEMS, OUTBOXES, events_table
-from cluster.lake.store import Lake
+from cluster.lake.schema import EVENTS, ITEMS, OUTBOXES, events_table
+from cluster.lake.store import COMPACT_EVERY_COMMITS, Lake
 from cluster.statistics.aggregate import (
     CONFIDENCES,
     KEYS,
@@ -28,6 +27,7 @@ from cluster.statistics.aggregate import (
 )
 from cluster.statistics.completeness import completeness
 from cluster.statistics.query import counted_events, duplicates, labels_in_order, query
+from cluster.statistics.refresh import MOST_PARTS
 from vision.errors import ConfigError, StorageError
 from vision.events import Batch, ItemEvent
 
@@ -177,18 +177,15 @@ def test_aggregating_again_replaces_and_does_not_add(lake: Lake, tmp_path: Path)
     assert sum(query(lake, ["label"]).column("items").to_pylist()) == 10
 
 
-def _published(lake: Lake) -> list[pa.Table]:
-    tables = []
-    for name in (ITEMS, OUTBOXES):
-        table = DeltaTable(str(lake.folder / name)).to_pyarrow_table()
-        order = [
-            name for name in table.column_names if name in ("arrival_date", "outbox_id", *KEYS)
-        ]
-        tables.append(table.sort_by([(name, "ascending") for name in order]))
-    return tables
+def _published(lake: Lake) -> list[object]:
+    """Return what all questions are answered from: sums over the parts."""
+    table = DeltaTable(str(lake.folder / ITEMS)).to_pyarrow_table()
+    sums = table.group_by(["arrival_date", *KEYS]).aggregate([(name, "sum") for name in SUMS])
+    order = [(name, "ascending") for name in ("arrival_date", *KEYS)]
+    return [sums.sort_by(order).to_pylist(), completeness(lake)]
 
 
-def test_only_dates_with_new_events_are_counted_again_and_the_tables_equal_a_rebuild(
+def test_only_new_files_are_counted_and_the_sums_equal_a_rebuild(
     lake: Lake, tmp_path: Path, make_event: Make
 ) -> None:
     config = HubConfig(lake=tmp_path / "lake")
@@ -201,13 +198,41 @@ def test_only_dates_with_new_events_are_counted_again_and_the_tables_equal_a_reb
     lake.append(events_table([date_batch(late, received_utc_ms)], received_utc_ms), "log", 3)
     new = aggregate(config, "local")
     assert (new.events, new.parts, new.computed) == (11, 2, 1)
-    assert len(set(before) & set(lake.files(ITEMS))) == 1  # the other date's file is as it was
+    assert set(before) < set(lake.files(ITEMS))  # what was counted before is as it was
     rows = [(r.outbox_id, r.events, r.max_seq, r.missing, r.dropped) for r in completeness(lake)]
     assert rows == [("o1", 9, 11, 2, 2), ("o2", 2, 2, 0, 5)]
     incremental = _published(lake)
     rebuilt = aggregate(config, "local", rebuild=True)
     assert rebuilt.computed == 2
     assert _published(lake) == incremental
+
+
+def test_parts_stay_few_and_right_through_compactions_and_many_refreshes(
+    lake: Lake, tmp_path: Path, make_event: Make
+) -> None:
+    config = HubConfig(lake=tmp_path / "lake")
+    received_utc_ms = 1_790_000_000_000 + 24 * HOUR
+    for number in range(2, COMPACT_EVERY_COMMITS + 12):
+        late = Batch("o2", "bin-2", 0, ((number, make_event(label=f"label-{number % 3}")),))
+        lake.append(events_table([date_batch(late, received_utc_ms)], received_utc_ms), "log", 9)
+        lake.maintain()
+        if number % 3 == 0:
+            done = aggregate(config, "local")
+            assert (done.events, done.computed) == (lake.event_count(), 1 if number > 3 else 2)
+            assert len(lake.files(ITEMS)) <= MOST_PARTS + 1
+    aggregate(config, "local")
+    incremental = _published(lake)
+    assert aggregate(config, "local", rebuild=True).computed == 2
+    assert _published(lake) == incremental
+    assert [r.missing for r in completeness(lake)] == [2, 0]
+
+
+def test_files_that_are_taken_away_are_not_counted_any_more(lake: Lake, tmp_path: Path) -> None:
+    config = HubConfig(lake=tmp_path / "lake")
+    assert aggregate(config, "local").events == 10
+    DeltaTable(str(lake.folder / EVENTS)).delete("outbox_id = 'o2'")
+    assert aggregate(config, "local").events == 9
+    assert [r.outbox_id for r in completeness(lake)] == ["o1"]
 
 
 def test_a_kill_between_the_two_tables_is_mended_by_the_next_aggregation(
