@@ -35,8 +35,8 @@ _SLOW_SYNC_MS = 100.0
 _ANSWER_S = 5.0
 _SILENT_HOURS = 24
 _HOUR_MS = 3_600_000
-# Four statuses.
-_NO_STATUS_MS = _HOUR_MS
+# A bin sends one every hour at least.
+_NO_STATUS_MS = 2 * _HOUR_MS
 # So many are named; the others are counted.
 _NAMED = 5
 
@@ -237,7 +237,7 @@ def _status(config: HubConfig, now_utc_ms: int) -> Finding:
             troubled.append(f"{last.bin_id} ({part}: {text[:80]})")
     message = f"{len(statuses)} bins send one"
     if silent:
-        message += f"; none for an hour: {_some(silent)}"
+        message += f"; none for two hours: {_some(silent)}"
     if troubled:
         message += f"; {len(troubled)} say that something is wrong: {_some(troubled)}"
     return Finding("status", "warn" if silent or troubled else "ok", message)

@@ -15,11 +15,11 @@ class HubConfig(StrictModel):
 
     Attributes:
         lake: folder of the ingest log, and of the Delta tables.
+        host, port: where the hub listens; port 0 takes a free one and prints it.
         storage: S3-compatible storage for the tables, s3://bucket/prefix; None keeps them in the
             lake's folder.
         storage_options: of the storage, e.g. AWS_ENDPOINT_URL, AWS_REGION. What is not named comes
             from the environment; leave AWS_SECRET_ACCESS_KEY there.
-        host, port: where the hub listens; port 0 takes a free one and prints it.
         registry: database of tenants, districts, sites, bins and keys:
             postgresql://user:word@host/name, or sqlite:///file; None is registry.sqlite in the
             lake's folder.
@@ -39,10 +39,10 @@ class HubConfig(StrictModel):
     """
 
     lake: Path = Path("runs/hub/lake")
-    storage: str | None = Field(default=None, pattern=r"^s3://[a-z0-9.-]+(/[A-Za-z0-9._=-]+)*/?$")
-    storage_options: Mapping[str, str] = Field(default_factory=dict)
     host: str = "127.0.0.1"
     port: int = Field(default=8040, ge=0, le=65535)
+    storage: str | None = Field(default=None, pattern=r"^s3://[a-z0-9.-]+(/[A-Za-z0-9._=-]+)*/?$")
+    storage_options: Mapping[str, str] = Field(default_factory=dict)
     registry: str | None = None
     token: Token | None = None
     require_signatures: bool = False

@@ -344,7 +344,7 @@ class EdgeConfig(StrictModel):
         host_power_w: what the board draws while it computes, watts; energy per item is estimated
             with it.
         status_interval_s: the hub hears so often how the bin is, and at once when something
-            changes; 0 tells it nothing.
+            changes; 0 tells it nothing. The hub takes a bin for silent after two hours.
     """
 
     bin_id: Name = Field(default="bin-001", min_length=1, max_length=128)
@@ -354,7 +354,7 @@ class EdgeConfig(StrictModel):
     threads: int = Field(default_factory=lambda: min(2, os.cpu_count() or 1), ge=1, le=64)
     max_frames_per_item: int = Field(default=3, ge=1, le=10)
     host_power_w: float = Field(default=5.0, ge=0)
-    status_interval_s: float = Field(default=900.0, ge=0)
+    status_interval_s: float = Field(default=900.0, ge=0, le=3600)
     camera: CameraConfig = SimulatorCameraConfig()
     trigger: TriggerConfig = TriggerConfig()
     actuator: LidConfig = SimulatedLidConfig()

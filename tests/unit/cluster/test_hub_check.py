@@ -81,7 +81,7 @@ def test_bins_that_say_that_something_is_wrong_or_nothing_are_named(
         "warn",
         "2 bins send one; 1 say that something is wrong: b (camera: it is dark)",
     )
-    assert "none for an hour: b, c" in _found(config, NOW + DAY_MS)["status"].message
+    assert "none for two hours: b, c" in _found(config, NOW + DAY_MS)["status"].message
 
 
 @pytest.mark.parametrize(("name", "what"), [(LOG_NAME, "log"), ("registry.sqlite", "registry")])
