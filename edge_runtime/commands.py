@@ -191,7 +191,7 @@ def edge_hazard_gone(config: Config = None, override: Overrides = None) -> None:
 
 @app.command("emptied")
 def edge_emptied(config: Config = None, override: Overrides = None) -> None:
-    """Say that somebody has emptied the bin; the hub counts its fill anew.
+    """Say that somebody has emptied the bin; the hub counts its items from there.
 
     For people, and for the script of a door switch. The bin passes it on within seconds, or when
     it is started next.

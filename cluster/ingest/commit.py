@@ -32,6 +32,7 @@ from cluster.lake.schema import (
 from cluster.lake.store import Lake
 from vision.errors import AccessError, BusyError, StorageError
 from vision.events import Batch, Receipt
+from vision.notes import NoteKind
 
 log = logging.getLogger(__name__)
 
@@ -212,8 +213,9 @@ class Ingest:
                 waited_s = 0.0
                 due.append(EVENTS)
             if notes_waited_s >= _NOTES_EVERY * self._limits.lake_interval_s:
+                # Events too: a table that takes notes must not hide one that takes no events.
                 notes_waited_s = 0.0
-                due.append(NOTES)
+                due = [EVENTS, NOTES]
             if due:
                 try:
                     await asyncio.to_thread(self.move, due)
@@ -329,6 +331,8 @@ def _last_notes(dated: Sequence[DatedBatch], received_utc_ms: int) -> list[LastN
     last: dict[tuple[str, str], LastNote] = {}
     for one in dated:
         for (_, note), time in zip(one.batch.notes, one.event_times, strict=False):
+            if note.kind not in set(NoteKind):  # of a newer bin, or of one that makes them up
+                continue
             bin_id = one.batch.bin_id
             last[bin_id, note.kind] = LastNote(
                 bin_id, note.kind, received_utc_ms, time.utc_ms, json.dumps(note.to_dict())

@@ -55,6 +55,16 @@ def test_the_last_note_is_known_at_once_and_all_are_in_the_lake_once(
     ]
 
 
+def test_kinds_that_a_bin_makes_up_do_not_fill_the_table_of_last_notes(
+    lake: Lake, make_note: MakeNote
+) -> None:
+    with open_ingest(lake) as ingest:
+        made_up = tuple((n, make_note(kind=f"kind-{n}")) for n in range(1, 50))
+        ingest.commit([_batch(*made_up, (50, make_note()))])
+        assert [note.kind for note in ingest.last_notes()] == ["status"]
+    assert len(_stored(lake)) == 50  # all are in the lake
+
+
 def test_a_kill_between_the_two_tables_leaves_each_row_once(
     lake: Lake,
     batch: Callable[..., Batch],
